@@ -1,0 +1,81 @@
+"""The scripts' front door: compose the config with Hydra, run, and say what went wrong in one sentence."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from imagen.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+"""The project's configuration tree; the package is meant to be installed from a clone, with ``pip install -e .``."""
+
+
+def compose(config_name: str, overrides: list[str]) -> DictConfig:
+    """Compose a config as the script of that name would; for notebooks, tests and ``imagen.summary``."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(config_name, overrides=overrides)
+
+
+def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Decorate a script's ``task(cfg)``: like ``hydra.main``, with a user's mistakes told in one sentence and exit status 1."""
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        def script() -> None:
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands the exception over instead of printing it
+            with one_sentence(config_name):
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+
+        return script
+
+    return decorate
+
+
+class one_sentence:  # noqa: N801 - reads as what it does: `with one_sentence(...):`
+    """Turn the errors that a user can cause into one sentence on stderr; let every other error through whole."""
+
+    def __init__(self, config_name: str) -> None:
+        self.config_name = config_name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, InstantiationException) and isinstance(error.__cause__, UserError):
+            error = error.__cause__
+        if isinstance(error, UserError):
+            sys.exit(f"error: {error}")
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            sys.exit(f"error: {explain(error, self.config_name)}")
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """Hydra's complaint about an override as one sentence that names the key and the nearest keys that exist."""
+    first_line = str(error).split("\n")[0].strip()
+    if isinstance(error, OverrideParseException):
+        return f"{first_line} (quote a list for the shell: 'prompts=[\"a red apple\",\"a house\"]')"
+    unknown = re.search(r"Could not override '([^']*)'", str(error)) or re.search(r"full_key: (\S+)", str(error))
+    if unknown is None:
+        return " ".join(str(error).split())
+    key = unknown.group(1)
+    valid = sorted(set(_keys(OmegaConf.to_container(compose(config_name, []), resolve=False))))
+    last = key.split(".")[-1].split("@")[0]
+    close = difflib.get_close_matches(key, valid, n=3, cutoff=0.6)
+    close += [name for name in valid if difflib.SequenceMatcher(None, name.split(".")[-1], last).ratio() > 0.8]
+    hint = f"the nearest keys are {', '.join(dict.fromkeys(close[:4]))}" if close else "see --help for the keys"
+    return f"unknown config key '{key}': {hint}"
+
+
+def _keys(node: object, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield f"{prefix}{key}"
+            yield from _keys(child, f"{prefix}{key}.")
