@@ -1,0 +1,156 @@
+"""The U-Net of the paper's 64x64 base stage: ADM's, with text in every self-attention and in the noise embedding."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen.errors import UserError
+from imagen.network.blocks import (
+    ConditioningEmbedding,
+    Downsample,
+    GroupNorm,
+    ResBlock,
+    SelfAttention,
+    Upsample,
+    with_low_res,
+    zero_init,
+)
+from imagen.types import Conditioning, TextEmbedding
+
+
+class Layer(nn.Module):
+    """One residual block and the attention after it, if its resolution has one."""
+
+    def __init__(self, block: ResBlock, attention: SelfAttention | None):
+        super().__init__()
+        self.block = block
+        self.attention = attention
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"], text: TextEmbedding
+    ) -> Float[Tensor, "b c_out h_out w_out"]:
+        x = self.block(x, emb)
+        return x if self.attention is None else self.attention(x, text)
+
+
+class UNet(nn.Module):
+    """ADM's U-Net (arXiv 2105.05233) as the paper's appendix F.1 sets it: ``(x_t, logsnr, cond) -> [b 3 h w]``.
+
+    ``width`` channels times ``channel_mult`` at each level, the first at ``image_size`` pixels, each next at half;
+    ``num_res_blocks`` of each level going down and one more going up; attention after every block at the levels whose
+    side is in ``attention_resolutions``. Every output of the way down is concatenated to an input of the way up.
+    The output is float32 and starts as zero.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        text_width: int,
+        width: int,
+        emb_mult: int,
+        channel_mult: list[int],
+        num_res_blocks: list[int],
+        attention_resolutions: list[int],
+        head_channels: int,
+        skip_scale: float,
+        low_res: bool,
+    ):
+        super().__init__()
+        sides = [image_size // 2**i for i in range(len(channel_mult))]
+        _check(image_size, channel_mult, num_res_blocks, attention_resolutions, width, head_channels)
+        self.low_res = low_res
+        self.image_size = image_size
+        emb_width = emb_mult * width
+
+        def layer(in_channels: int, out_channels: int, side: int, resample: nn.Module, attention: bool) -> Layer:
+            block = ResBlock(in_channels, out_channels, emb_width, resample, skip_scale)
+            if not (attention and side in attention_resolutions):
+                return Layer(block, None)
+            return Layer(block, SelfAttention(out_channels, out_channels // head_channels, emb_width, skip_scale))
+
+        self.embedding = ConditioningEmbedding(width, emb_width, text_width, low_res)
+        channels = width * channel_mult[0]
+        self.conv_in = nn.Conv2d(6 if low_res else 3, channels, 3, padding=1)
+
+        self.down = nn.ModuleList()
+        skips = [channels]
+        for level, (mult, blocks, side) in enumerate(zip(channel_mult, num_res_blocks, sides, strict=True)):
+            for _ in range(blocks):
+                self.down.append(layer(channels, width * mult, side, nn.Identity(), True))
+                channels = width * mult
+                skips.append(channels)
+            if level < len(sides) - 1:
+                self.down.append(layer(channels, channels, side // 2, Downsample(), False))
+                skips.append(channels)
+
+        self.middle = nn.ModuleList(
+            [
+                layer(channels, channels, sides[-1], nn.Identity(), True),
+                layer(channels, channels, sides[-1], nn.Identity(), False),
+            ]
+        )
+
+        self.up = nn.ModuleList()
+        self.upsample = nn.ModuleList()
+        for level in reversed(range(len(sides))):
+            mult, side = channel_mult[level], sides[level]
+            stage = nn.ModuleList()
+            for _ in range(num_res_blocks[level] + 1):
+                stage.append(layer(channels + skips.pop(), width * mult, side, nn.Identity(), True))
+                channels = width * mult
+            self.up.append(stage)
+            if level > 0:
+                self.upsample.append(layer(channels, channels, side * 2, Upsample(), False))
+        assert not skips
+
+        self.norm_out = GroupNorm(channels)
+        self.conv_out = zero_init(nn.Conv2d(channels, 3, 3, padding=1))
+
+    def forward(
+        self, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b 3 h w"]:
+        emb, text = self.embedding(logsnr, cond)
+        x = self.conv_in(with_low_res(x_t, cond.low_res) if self.low_res else x_t)
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, emb, text)
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, emb, text)
+        for level, stage in enumerate(self.up):
+            if level > 0:
+                x = self.upsample[level - 1](x, emb, text)
+            assert isinstance(stage, nn.ModuleList)
+            for layer in stage:
+                x = layer(torch.cat([x, skips.pop()], dim=1), emb, text)
+        return self.conv_out(F.silu(self.norm_out(x))).float()
+
+
+def _check(
+    image_size: int,
+    channel_mult: list[int],
+    num_res_blocks: list[int],
+    attention_resolutions: list[int],
+    width: int,
+    head_channels: int,
+) -> None:
+    """Refuse what cannot be built, in one sentence."""
+    if len(channel_mult) != len(num_res_blocks):
+        raise UserError(
+            f"network.num_res_blocks={num_res_blocks} must have one number per level, as many as "
+            f"network.channel_mult={channel_mult}"
+        )
+    if image_size % 2 ** (len(channel_mult) - 1):
+        raise UserError(
+            f"resolution={image_size} cannot be halved {len(channel_mult) - 1} times: choose a multiple of "
+            f"{2 ** (len(channel_mult) - 1)} or a shorter network.channel_mult={channel_mult}"
+        )
+    for level, mult in enumerate(channel_mult):
+        side = image_size // 2**level
+        if side in attention_resolutions and width * mult % head_channels:
+            raise UserError(
+                f"network.head_channels={head_channels} does not divide the {width * mult} channels at {side} pixels: "
+                f"change network.width={width} or head_channels"
+            )
