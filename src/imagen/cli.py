@@ -26,13 +26,19 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
         return hydra.compose(config_name, overrides=overrides)
 
 
-def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Decorate a script's ``task(cfg)``: like ``hydra.main``, with a user's mistakes told in one sentence and exit status 1."""
+def main(
+    config_name: str, prepare: Callable[[list[str]], None] = lambda arguments: None
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Decorate a script's ``task(cfg)``: like ``hydra.main``, with a user's mistakes told in one sentence and exit status 1.
+
+    ``prepare`` is called with the command line's arguments before anything is composed.
+    """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def script() -> None:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands the exception over instead of printing it
             with one_sentence(config_name):
+                prepare(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
 
         return script

@@ -1,0 +1,22 @@
+"""Draw pictures: python sample.py 'stages=[RUN16,RUN64,RUN256]' 'prompts=["a red apple"]' [any.key=value ...]."""
+
+from omegaconf import DictConfig
+
+from imagen.cli import main
+
+
+def register_slots(arguments: list[str]) -> None:
+    from imagen.slots import register
+
+    register(arguments)
+
+
+@main("sample", prepare=register_slots)
+def run(cfg: DictConfig) -> None:
+    from imagen.sampling import sample  # here, so that --help answers before torch is loaded
+
+    sample(cfg)
+
+
+if __name__ == "__main__":
+    run()

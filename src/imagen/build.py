@@ -1,0 +1,184 @@
+"""Configs become objects here and nowhere else: the only file that calls Hydra's ``instantiate``."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import hydra.utils
+import lightning
+import torch
+from hydra.errors import InstantiationException
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from imagen.cascade import Cascade, Stage
+from imagen.denoiser import Denoiser
+from imagen.errors import UserError
+from imagen.lightning_module import DiffusionModule
+from imagen.loss import DiffusionLoss
+from imagen.runs import RunFolder, Weights, plain, read_weights
+from imagen.schedule import NoiseSchedule
+from imagen.text_encoder import TextEncoder
+
+ALLOWED_TARGETS = ("imagen.", "torch.optim.", "torch.nn.", "lightning.", "transformers.get_")
+"""What a config may name. A config travels inside weights, and so may come from anyone."""
+
+SLOTS = ("base", "sr1", "sr2")
+"""The names of a cascade's stages in sample.yaml and evaluate.yaml."""
+
+SLOT_CHOICES = ("sampler", "guidance", "threshold")
+"""The choices that a slot can make anew; all else is the run's own."""
+
+
+def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
+    """Build the object that ``node`` describes, handing it ``runtime`` objects in front of its hyperparameters.
+
+    Raises: UserError if its ``_target_`` is not one this project builds from, or if its keys do not fit.
+    """
+    target = str(node.get("_target_"))
+    if not target.startswith(ALLOWED_TARGETS):
+        raise UserError(f"_target_={target} is not allowed in a config; it must begin with one of {ALLOWED_TARGETS}")
+    try:
+        return hydra.utils.instantiate(node, *runtime, **named, _convert_="all", _recursive_=False)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError | TypeError):
+            raise UserError(f"{target} cannot be built: {cause}") from error
+        raise
+
+
+def build_encoder(cfg: DictConfig) -> TextEncoder:
+    return instantiate(cfg.text_encoder)
+
+
+def build_data(cfg: DictConfig) -> lightning.LightningDataModule:
+    return instantiate(cfg.data, build_encoder(cfg))
+
+
+def build_network(cfg: DictConfig) -> nn.Module:
+    """The network with its initial weights: a function of ``cfg.seed``, without touching torch's global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        return instantiate(cfg.network)
+
+
+def build_stage(cfg: DictConfig, denoiser: Denoiser, name: str) -> Stage:
+    """The stage that samples ``denoiser`` as ``cfg`` says."""
+    schedule: NoiseSchedule = instantiate(cfg.schedule)
+    return Stage(
+        name=name,
+        denoiser=denoiser,
+        schedule=schedule,
+        sampler=instantiate(cfg.sampler),
+        guidance=instantiate(cfg.guidance),
+        threshold=instantiate(cfg.threshold),
+        augmentation=instantiate(cfg.conditioning_augmentation, instantiate(cfg.augmentation_schedule)),
+        augmentation_level=cfg.augmentation_level,
+        resolution=cfg.resolution,
+        low_resolution=cfg.low_resolution,
+        bf16=str(cfg.trainer.precision).startswith("bf16"),
+    )
+
+
+def build_module(cfg: DictConfig) -> DiffusionModule:
+    """The training module: network, loss, average and optimizer of one stage."""
+    _check(cfg)
+    network = build_network(cfg)
+    denoiser = Denoiser(network, instantiate(cfg.parameterization))
+    ema = instantiate(cfg.ema, network)
+    stage = build_stage(cfg, Denoiser(ema.network, denoiser.parameterization), cfg.name)
+    loss = DiffusionLoss(
+        stage.schedule,
+        instantiate(cfg.weighting),
+        stage.augmentation,
+        low_resolution=cfg.low_resolution,
+        caption_dropout=cfg.caption_dropout,
+    )
+    return DiffusionModule(
+        denoiser,
+        loss,
+        ema,
+        stage,
+        instantiate(cfg.optimizer),
+        instantiate(cfg.lr_scheduler),
+        seed=cfg.seed,
+        channels_last=cfg.channels_last,
+        config=run_config(cfg),
+    )
+
+
+def build_trainer(cfg: DictConfig, folder: RunFolder, log: Logger) -> lightning.Trainer:
+    """Lightning's Trainer with the config's callbacks and loggers; its ``default_root_dir`` is the run's folder."""
+    loggers = [log, *(instantiate(node) for node in cfg.logger.values())] if cfg.logger else [log]
+    fixed = {
+        "default_root_dir": str(folder.path),
+        "callbacks": [instantiate(node) for node in cfg.callback.values()],
+        "logger": loggers,
+        "enable_checkpointing": False,  # the checkpoint callback's work
+        "enable_model_summary": False,
+    }
+    return instantiate(cfg.trainer, **fixed)
+
+
+def _check(cfg: DictConfig) -> None:
+    low = cfg.low_resolution
+    if low is not None and (low >= cfg.resolution or cfg.resolution % low):
+        raise UserError(f"low_resolution={low} must divide resolution={cfg.resolution} and be smaller")
+
+
+def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> Stage:
+    """A stage rebuilt from what was trained, in evaluation mode, with the sampling settings of ``slot`` where it has any."""
+    cfg = OmegaConf.create(weights.config)
+    for key, value in (slot or {}).items():
+        if value not in (None, {}):
+            OmegaConf.update(cfg, str(key), value, merge=False)
+    with torch.device("meta"):
+        network = instantiate(cfg.network)
+    network.load_state_dict(weights.state, assign=True)
+    network.eval().requires_grad_(False)
+    if cfg.channels_last:
+        network.to(memory_format=torch.channels_last)
+    return build_stage(cast(DictConfig, cfg), Denoiser(network, instantiate(cfg.parameterization)), name)
+
+
+def load_cascade(
+    stages: list[str | Path] | list[str] | list[Path],
+    *,
+    slots: dict[str, DictConfig] | None = None,
+    text_encoder: DictConfig | None = None,
+    device: str | torch.device = "auto",
+) -> Cascade:
+    """A cascade from run folders or exported ``.safetensors``, base first.
+
+    ``slots`` (base, sr1, sr2) replaces parts of the stages' own sampling settings. ``text_encoder`` replaces the way the
+    encoder is found (a local folder, say), not what it is: its fingerprint must equal the runs'.
+
+    Raises: UserError if a stage is missing or damaged, the stages do not chain, or the encoder is another than the runs'.
+    """
+    if isinstance(stages, str | Path) or not stages:
+        raise UserError(f"stages={stages!r} is not a list of run folders or .safetensors files, base first")
+    if len(stages) > len(SLOTS):
+        raise UserError(f"stages has {len(stages)} entries; a cascade has at most {len(SLOTS)}")
+    read = [read_weights(source) for source in stages]
+    names = SLOTS[: len(read)]
+    built = [load_stage(w, n, (slots or {}).get(n)) for w, n in zip(read, names, strict=True)]
+    encoder: TextEncoder = instantiate(text_encoder or OmegaConf.create(read[0].config["text_encoder"]))
+    _check_encoder(encoder, read, [str(source) for source in stages])
+    cascade = Cascade(built, encoder)
+    if str(device) == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return cascade.to(device)
+
+
+def _check_encoder(encoder: TextEncoder, read: list[Weights], sources: list[str]) -> None:
+    own = encoder.fingerprint()
+    for weights, source in zip(read, sources, strict=True):
+        differing = [key for key, value in weights.text_fingerprint.items() if own.get(key) != value]
+        if differing:
+            pairs = ", ".join(f"{k}: {own.get(k)!r} here, {weights.text_fingerprint[k]!r} there" for k in differing)
+            raise UserError(f"text encoder '{encoder.name}' is not the one that stage '{source}' was trained with ({pairs})")
+
+
+def run_config(cfg: DictConfig) -> dict[str, Any]:
+    """The part of a composed config that is the run: plain, resolved, without Hydra's own node."""
+    return {key: value for key, value in plain(cfg).items() if key not in ("hydra", "experiment")}

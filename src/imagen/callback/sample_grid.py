@@ -1,0 +1,74 @@
+"""Sample grids during training: the same prompts and the same noise each time, to disk and to every logger that shows pictures."""
+
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
+
+from imagen.data.pixels import downsample, to_float, to_uint8
+from imagen.image_grid import image_grid, save_png
+from imagen.lightning_module import DiffusionModule
+from imagen.randomness import generator_of
+from imagen.runs import RunFolder
+from imagen.types import Batch, TextEmbedding
+
+
+class SampleGrid(lightning.Callback):
+    """Every ``every_n_steps`` draws the first ``num_prompts`` validation captions with the averaged network.
+
+    Rows: what a super-resolution stage is given, what it draws, the real picture.
+    """
+
+    def __init__(self, *, every_n_steps: int, num_prompts: int) -> None:
+        self.every_n_steps = every_n_steps
+        self.num_prompts = num_prompts
+        self._batch: Batch | None = None
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        step = trainer.global_step
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        if due and trainer.is_global_zero and not trainer.fit_loop._should_accumulate():
+            grid = self.draw(pl_module, self._validation_batch(trainer))
+            save_png(grid, RunFolder.of_trainer(trainer).samples / f"step_{step:07d}.png")
+            for logger in trainer.loggers:
+                _show(logger, f"samples/{pl_module.stage.name}", grid, step)
+
+    def draw(self, module: DiffusionModule, batch: Batch) -> Image.Image:
+        """The grid for the first captions of ``batch``; the noise depends on the seed and the key alone."""
+        stage, count = module.stage, min(self.num_prompts, len(batch))
+        batch = batch.to(module.device)
+        text = TextEmbedding(batch.text.tokens[:count], batch.text.mask[:count])
+        real = to_float(batch.image[:count])
+        low_res = None if stage.low_resolution is None else downsample(real, stage.resolution // stage.low_resolution)
+        generators = [generator_of(module.seed, "sample_grid", key, device=module.device) for key in batch.key[:count]]
+        drawn = stage.sample(text, low_res, generators)
+        rows = [("drawn", drawn), ("real", real)]
+        if low_res is not None:
+            rows.insert(0, ("given", low_res))
+        pictures = [list(to_uint8(row).cpu()) for _, row in rows]
+        return image_grid(pictures, batch.caption[:count], [name for name, _ in rows])
+
+    def _validation_batch(self, trainer: lightning.Trainer) -> Batch:
+        if self._batch is None:
+            datamodule = trainer.datamodule  # type: ignore[attr-defined]
+            self._batch = next(iter(datamodule.val_dataloader()))
+        assert self._batch is not None
+        return self._batch
+
+
+def _show(logger: object, key: str, grid: Image.Image, step: int) -> None:
+    if isinstance(logger, WandbLogger):
+        logger.log_image(key, [grid], step=step)
+    elif isinstance(logger, TensorBoardLogger):
+        pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
+        logger.experiment.add_image(key, pixels.view(grid.height, grid.width, 3).numpy(), step, dataformats="HWC")

@@ -1,0 +1,162 @@
+"""Stages applied in turn, 64 -> 256 -> 1024: the only place where more than one network exists."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from imagen.conditioning_augmentation import ConditioningAugmentation
+from imagen.data.pixels import to_uint8
+from imagen.denoiser import Denoiser
+from imagen.errors import UserError
+from imagen.guidance import Guidance
+from imagen.randomness import generator_of, normal_from
+from imagen.sampler import OnStep, Sampler
+from imagen.schedule import NoiseSchedule
+from imagen.text_encoder import TextEncoder
+from imagen.threshold import Threshold
+from imagen.types import Conditioning, Prediction, TextEmbedding
+
+
+@dataclass
+class Stage:
+    """One trained denoiser and the way it is sampled.
+
+    ``low_resolution`` is None for a base stage; ``augmentation_level`` in [0, 1] is the noise put on the low-resolution
+    picture at sampling (paper, appendix D.2); ``bf16`` runs the network under autocast.
+    """
+
+    name: str
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    sampler: Sampler
+    guidance: Guidance
+    threshold: Threshold
+    augmentation: ConditioningAugmentation
+    augmentation_level: float
+    resolution: int
+    low_resolution: int | None
+    bf16: bool
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def _denoise(self, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
+        with self.autocast():
+            return self.denoiser(x_t, logsnr, cond)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        text: TextEmbedding,
+        low_res: Float[Tensor, "b 3 hl wl"] | None,
+        generators: list[torch.Generator],
+        on_step: OnStep | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Pictures in [-1, 1], example i drawn with ``generators[i]`` alone.
+
+        ``low_res`` in [-1, 1] is what a super-resolution stage enlarges; its noise is drawn once, and is the same for every
+        step and for both halves of guidance.
+        """
+        if self.low_resolution is None:
+            scale, shape, cond = 1, (self.resolution, self.resolution), Conditioning(text)
+        else:
+            assert low_res is not None
+            level = torch.full((len(generators),), self.augmentation_level, device=low_res.device)
+            noise = normal_from(generators, tuple(low_res.shape[1:]))
+            cond = Conditioning(text, *self.augmentation(low_res, level, noise))
+            scale = self.resolution // self.low_resolution
+            shape = (low_res.shape[-2] * scale, low_res.shape[-1] * scale)
+        x = normal_from(generators, (3, *shape))
+        denoise = self.threshold(self.guidance(self._denoise))
+        grid = self.sampler.grid(self.schedule)
+        return self.sampler(denoise, x, grid, cond, generators, on_step).clamp(-1, 1)
+
+
+@dataclass
+class Samples:
+    """What a cascade drew: for each stage, smallest first, pictures ``[p s 3 h w]``, s samples of each of p prompts."""
+
+    prompts: list[str]
+    by_stage: list[UInt8[Tensor, "p s 3 h w"]]
+
+    @property
+    def final(self) -> UInt8[Tensor, "p s 3 h w"]:
+        return self.by_stage[-1]
+
+
+class Cascade:
+    """A base stage and any number of super-resolution stages, each enlarging what the one before it drew."""
+
+    def __init__(self, stages: Sequence[Stage], encoder: TextEncoder) -> None:
+        """Raises: UserError if the stages' resolutions do not chain."""
+        if not stages:
+            raise UserError("stages is empty; name at least one run folder or exported .safetensors")
+        previous: int | None = None
+        for stage in stages:
+            if stage.low_resolution != previous:
+                chain = ", ".join(f"{s.name}: {s.low_resolution or 'noise'} -> {s.resolution}" for s in stages)
+                raise UserError(
+                    f"stages do not chain ({chain}): {stage.name} starts from {stage.low_resolution or 'noise'} but the "
+                    f"stage before it gives {previous or 'nothing'}; order them base first"
+                )
+            previous = stage.resolution
+        self.stages = list(stages)
+        self.encoder = encoder
+
+    def to(self, device: torch.device | str) -> "Cascade":
+        for stage in self.stages:
+            stage.denoiser.to(device)
+        self.encoder.to(device)
+        return self
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        num_samples: int = 1,
+        seed: int = 0,
+        batch_size: int = 32,
+        progress: bool = True,
+    ) -> Samples:
+        """Draw ``num_samples`` pictures of every prompt.
+
+        A picture is a function of (seed, prompt, sample number): alone or among others it is the same up to rounding.
+
+        Raises: UserError on an empty prompt list.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise UserError(f"prompts={prompts!r} is not a list of at least one prompt")
+        if num_samples < 1:
+            raise UserError(f"num_samples={num_samples} must be at least 1")
+        wanted = [(prompt, number) for prompt in prompts for number in range(num_samples)]
+        batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
+        steps = len(batches) * sum(len(stage.sampler.grid(stage.schedule)) - 1 for stage in self.stages)
+        drawn: list[list[Tensor]] = [[] for _ in self.stages]
+        with tqdm(total=steps, unit="step", desc="sampling", disable=not progress) as bar:
+            for batch in batches:
+                text = self.encoder.encode([prompt for prompt, _ in batch])
+                for pictures, kept in zip(self._sample_batch(batch, text, seed, bar.update), drawn, strict=True):
+                    kept.append(pictures)
+        by_stage = [torch.cat(kept) for kept in drawn]
+        return Samples(list(prompts), [p.unflatten(0, (len(prompts), num_samples)) for p in by_stage])
+
+    def _sample_batch(
+        self, batch: list[tuple[str, int]], text: TextEmbedding, seed: int, advance: Callable[[], object]
+    ) -> list[UInt8[Tensor, "b 3 h w"]]:
+        pictures: list[Tensor] = []
+        low_res = None
+        for stage in self.stages:
+            device = stage.device
+            generators = [generator_of(seed, p, number, stage.resolution, device=device) for p, number in batch]
+            low_res = stage.sample(text.to(device), low_res, generators, lambda i, x, prediction: advance())
+            pictures.append(to_uint8(low_res).cpu())
+        return pictures

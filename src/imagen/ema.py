@@ -1,0 +1,55 @@
+"""Averaged copies of the network's parameters: what validation, sampling and export use."""
+
+from abc import ABC, abstractmethod
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+
+class EMA(nn.Module, ABC):
+    """Holds the averaged network; ``update`` moves it towards the trained one after each optimizer step.
+
+    It is a module, so that it travels with devices and checkpoints like any other state.
+    """
+
+    network: nn.Module
+
+    @abstractmethod
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in ``network`` as it is after optimizer step number ``step`` (the first step is 1)."""
+
+
+class NoEMA(EMA):
+    """No average: the trained network itself stands in for it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        # held in a list so that the parameters are not registered, saved and counted twice
+        self._network = [network]
+
+    @property
+    def network(self) -> nn.Module:  # type: ignore[override]
+        return self._network[0]
+
+    def update(self, network: nn.Module, step: int) -> None: ...
+
+
+class ExponentialEMA(EMA):
+    """``average += (1 - d) (parameter - average)`` with ``d = min(decay, (1 + step) / (warmup + step))``.
+
+    The warm-up keeps the random initial weights out of a short run's average; ``warmup=1`` means none. The paper does not
+    mention an EMA; 0.9999 is DDPM's (arXiv 2006.11239, appendix B).
+    """
+
+    def __init__(self, network: nn.Module, *, decay: float, warmup: float) -> None:
+        super().__init__()
+        self.network = deepcopy(network).requires_grad_(False).eval()
+        self.decay = decay
+        self.warmup = warmup
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (self.warmup + step))
+        average, current = list(self.network.parameters()), list(network.parameters())
+        torch._foreach_lerp_(average, current, 1 - decay)

@@ -1,0 +1,100 @@
+"""One stage's training: calls the loss, makes the optimizer, keeps the average, logs. No maths."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from imagen.cascade import Stage
+from imagen.denoiser import Denoiser
+from imagen.ema import EMA
+from imagen.loss import DiffusionLoss, Loss
+from imagen.randomness import TrainingAddress
+from imagen.types import Batch
+
+VALIDATION_STEP = -1
+"""Validation batch i draws as step ``VALIDATION_STEP - i``: the same every time, and none of training's draws."""
+
+
+class DiffusionModule(lightning.LightningModule):
+    """Trains ``denoiser.network``; ``stage`` is how the averaged network will be sampled.
+
+    ``config`` is the run's, plain and resolved; it travels in every checkpoint.
+    ``seed`` and the trainer's step address every random draw, so that ranks, accumulation and resuming change none.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        loss: DiffusionLoss,
+        ema: EMA,
+        stage: Stage,
+        make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        make_lr_scheduler: Callable[[Optimizer], LRScheduler],
+        *,
+        seed: int,
+        channels_last: bool,
+        config: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.loss = loss
+        self.ema = ema
+        self.make_optimizer = make_optimizer
+        self.make_lr_scheduler = make_lr_scheduler
+        self.seed = seed
+        self.stage = stage
+        self.config = config
+        if channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def address(self, count: int, batch_idx: int) -> TrainingAddress:
+        """Rows of this rank's micro-batch in the global batch: micro-batches in order, ranks side by side in each."""
+        accumulate = self.trainer.accumulate_grad_batches
+        first = (batch_idx % accumulate * self.trainer.world_size + self.global_rank) * count
+        global_count = count * self.trainer.world_size * accumulate
+        return TrainingAddress(self.seed, self.trainer.global_step, first, count, global_count, self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(self.denoiser, batch, self.address(len(batch), batch_idx), training=True)
+        mean = loss.per_example.mean()
+        self.log("train/loss", mean.detach(), batch_size=len(batch))
+        return mean
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Loss:
+        """The averaged network's loss, at noise and noise levels fixed for every rank and batch for the whole run."""
+        first, global_count = self.global_rank * len(batch), self.trainer.world_size * len(batch)
+        step = VALIDATION_STEP - batch_idx
+        address = TrainingAddress(self.seed, step, first, len(batch), global_count, self.device)
+        loss = self.loss(self.stage.denoiser, batch, address, training=False)
+        self.log("val/loss", loss.per_example.mean(), batch_size=len(batch), sync_dist=True, on_epoch=True)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.denoiser.network, self.trainer.global_step + 1)  # the trainer counts after this hook
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.denoiser.network.parameters())
+        scheduler = self.make_lr_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, non_blocking=device.type == "cuda")
+
+    def provenance(self) -> dict[str, Any]:
+        """The run's config and the fingerprint of the encoder that its text embeddings were read from."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return {"config": self.config, "text_fingerprint": datamodule.text_fingerprint}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["imagen"] = self.provenance()
+
+    def state_to_export(self) -> dict[str, Tensor]:
+        """The averaged network's weights, contiguous and on the CPU: what ``weights.safetensors`` holds."""
+        state = cast(nn.Module, self.ema.network).state_dict()
+        return {name: value.detach().cpu().contiguous() for name, value in state.items()}

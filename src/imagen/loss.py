@@ -1,0 +1,74 @@
+"""A batch becomes a loss per example: draw a noise level, add noise, ask the network, weigh its error."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imagen.conditioning_augmentation import ConditioningAugmentation
+from imagen.data.pixels import downsample, to_float
+from imagen.denoiser import Denoiser
+from imagen.randomness import TrainingAddress
+from imagen.schedule import NoiseSchedule, alpha_sigma
+from imagen.types import Batch, Conditioning, TextEmbedding
+from imagen.weighting import Weighting
+
+
+@dataclass
+class Loss:
+    """Loss per example, in epsilon-MSE units, and the noise level each was drawn at."""
+
+    per_example: Float[Tensor, " b"]
+    logsnr: Float[Tensor, " b"]
+
+
+class DiffusionLoss:
+    """The training objective of one stage (paper, section 2.1 and appendix F; equation 1 for the weighting).
+
+    ``low_resolution`` is the side of the picture that a super-resolution stage enlarges, None for a base stage.
+    """
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        weighting: Weighting,
+        augmentation: ConditioningAugmentation,
+        *,
+        low_resolution: int | None,
+        caption_dropout: float,
+    ) -> None:
+        self.schedule = schedule
+        self.weighting = weighting
+        self.augmentation = augmentation
+        self.low_resolution = low_resolution
+        self.caption_dropout = caption_dropout
+
+    def __call__(self, denoiser: Denoiser, batch: Batch, address: TrainingAddress, *, training: bool) -> Loss:
+        """Every draw comes from ``address``; flips and caption dropout happen only in ``training``."""
+        x0, text = to_float(batch.image), batch.text
+        if training:
+            flip = batch.can_flip & (address.uniform("flip") < 0.5)
+            x0 = torch.where(flip[:, None, None, None], x0.flip(-1), x0)
+            text = text.dropped(address.uniform("caption_dropout") < self.caption_dropout)
+        cond = self._conditioning(x0, text, address)
+        logsnr = self.schedule.logsnr(address.stratified("time"))
+        eps = address.normal("noise", tuple(x0.shape[1:]))
+        alpha, sigma = alpha_sigma(logsnr[:, None, None, None])
+        x_t = alpha * x0 + sigma * eps
+        output = denoiser.output(x_t, logsnr, cond)
+        parameterization = denoiser.parameterization
+        error = (output - parameterization.target(x0, eps, logsnr)).square().mean(dim=(1, 2, 3))
+        return Loss(self.weighting(logsnr) * parameterization.eps_factor(logsnr) * error, logsnr)
+
+    def _conditioning(
+        self, x0: Float[Tensor, "b 3 h w"], text: TextEmbedding, address: TrainingAddress
+    ) -> Conditioning:
+        if self.low_resolution is None:
+            return Conditioning(text)
+        # crops keep the stage's scale: a 256-pixel crop of a 1024-pixel picture has a 64-pixel low-resolution twin
+        low_res = downsample(x0, x0.shape[-1] // self.low_resolution)
+        level = self.augmentation.train_level(address.uniform("augmentation_level"))
+        noise = address.normal("augmentation_noise", tuple(low_res.shape[1:]))
+        low_res, low_res_logsnr = self.augmentation(low_res, level, noise)
+        return Conditioning(text, low_res, low_res_logsnr)

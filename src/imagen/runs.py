@@ -1,0 +1,190 @@
+"""Run folders: where a run lives, what it holds, and how its weights are read back."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from imagen.errors import UserError
+from imagen.files import atomic_write, write_json
+
+FORMAT = "imagen-lab/1"
+
+NOT_IDENTITY = {
+    "": ("output_dir", "resume", "logger", "callback", "checkpoint"),
+    "trainer": ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "log_every_n_steps"),
+    "data": ("num_workers", "multiprocessing_context"),
+}
+"""Keys that change where and how fast a run goes, never what it learns; they are left out of its hash."""
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain resolved containers."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Eight hex digits over the resolved config less devices, workers, loggers and paths."""
+    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY[""]}
+    for section in ("trainer", "data"):
+        identity[section] = {k: v for k, v in (config.get(section) or {}).items() if k not in NOT_IDENTITY[section]}
+    if "root" in identity["data"]:  # a data set's name belongs to the run, the place where it lies does not
+        identity["data"]["root"] = Path(identity["data"]["root"]).name
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def checkpoint_name(step: int) -> str:
+    """The file name of the checkpoint after ``step`` optimizer steps; names sort as steps do."""
+    return f"step_{step:09d}.ckpt"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``outputs/<experiment>/<hash8>-s<seed>/`` and the names of what lies in it."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "RunFolder":
+        """The folder that the config's hash names."""
+        return cls(Path(config["output_dir"]) / config["name"] / f"{config_hash(config)}-s{config['seed']}")
+
+    @classmethod
+    def of_trainer(cls, trainer: lightning.Trainer) -> "RunFolder":
+        """The folder of the run in hand."""
+        return cls(Path(trainer.default_root_dir))
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def all_checkpoints(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.checkpoints.glob("step_*.ckpt"))
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    @property
+    def done(self) -> Path:
+        return self.path / "done.json"
+
+    def start(self, config: dict[str, Any]) -> None:
+        """Make the folder and write its config."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.config) as temporary:
+            OmegaConf.save(OmegaConf.create(config), temporary)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write ``done.json``, the last file of a run: whoever sees it sees a whole run."""
+        write_json(self.done, summary)
+
+
+@dataclass
+class Weights:
+    """One stage's averaged network, the config it was trained with and the fingerprint of its text encoder."""
+
+    state: dict[str, Tensor]
+    config: dict[str, Any]
+    text_fingerprint: dict[str, Any]
+    step: int
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file that holds all of it, whole or not at all."""
+        metadata = {
+            "format": FORMAT,
+            "config": json.dumps(self.config),
+            "text_fingerprint": json.dumps(self.text_fingerprint),
+            "step": str(self.step),
+        }
+        with atomic_write(path) as temporary:
+            save_file(self.state, temporary, metadata)
+
+
+def read_weights(source: str | Path) -> Weights:
+    """Read a stage from a run folder, finished or not, an exported ``.safetensors`` or a checkpoint.
+
+    Raises:
+        UserError: naming what is missing or damaged.
+    """
+    path = Path(source)
+    if path.is_dir():
+        folder = RunFolder(path)
+        found = [*folder.all_checkpoints(), *([folder.weights] if folder.weights.is_file() else [])]
+        if not found:
+            raise UserError(
+                f"stage '{source}' holds neither weights.safetensors nor a checkpoint; train it first, "
+                "or give the folder of a run (outputs/<experiment>/<hash>-s<seed>)"
+            )
+        path = found[-1]
+    if not path.is_file():
+        raise UserError(f"stage '{source}' does not exist; give a run folder or an exported .safetensors file")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_averaged(path)
+
+
+def read_config(source: str | Path) -> dict[str, Any]:
+    """The config of a stage, without its weights where it can be had without."""
+    config = RunFolder(Path(source)).config
+    if config.is_file():
+        return plain(OmegaConf.load(config))  # type: ignore[arg-type]
+    return read_weights(source).config
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"stage '{path}' is damaged ({error}); export or train it again") from error
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"stage '{path}' was not exported by this project (its metadata lacks format={FORMAT})")
+    return Weights(
+        state, json.loads(metadata["config"]), json.loads(metadata["text_fingerprint"]), int(metadata["step"])
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint as written by Lightning, read without running any code from it."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch says of a cut or foreign file, the user's remedy is one
+        raise UserError(
+            f"checkpoint '{path}' is damaged ({type(error).__name__}); delete it, and the same command goes on "
+            "from the one before it"
+        ) from error
+    if not isinstance(checkpoint, dict) or "imagen" not in checkpoint:
+        raise UserError(f"checkpoint '{path}' was not written by this project's train.py")
+    return checkpoint
+
+
+def _read_averaged(path: Path) -> Weights:
+    checkpoint = read_checkpoint(path)
+    state = checkpoint["state_dict"]
+    prefix = "ema.network." if any(name.startswith("ema.network.") for name in state) else "denoiser.network."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    kept = checkpoint["imagen"]
+    return Weights(own, kept["config"], kept["text_fingerprint"], int(checkpoint["global_step"]))
