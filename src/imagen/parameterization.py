@@ -1,0 +1,87 @@
+"""What the network's output means: its training target, the x0 that it implies, and the unit of its error.
+
+``eps_factor`` turns a squared error of the output into one of epsilon, so that the choice never changes the objective.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imagen.schedule import alpha_sigma
+
+
+class Parameterization(ABC):
+    """One reading of a network's output, written in log-SNR; valid in float32 for log-SNR in [-20, 20]."""
+
+    @abstractmethod
+    def target(
+        self, x0: Float[Tensor, "b 3 h w"], eps: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """What a perfect network would output for ``x_t = alpha x0 + sigma eps``."""
+
+    @abstractmethod
+    def x0(
+        self, output: Float[Tensor, "b 3 h w"], x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The clean picture that an output means, not clipped to any range."""
+
+    @abstractmethod
+    def eps_factor(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Epsilon's squared error divided by the output's: ``eps-MSE = eps_factor * MSE(output, target)``."""
+
+
+class Epsilon(Parameterization):
+    """The output is the noise: Imagen's choice for every stage (appendix A; DDPM, arXiv 2006.11239, equation 12)."""
+
+    def target(
+        self, x0: Float[Tensor, "b 3 h w"], eps: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        return eps
+
+    def x0(
+        self, output: Float[Tensor, "b 3 h w"], x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        alpha, sigma = alpha_sigma(logsnr[:, None, None, None])
+        return (x_t - sigma * output) / alpha
+
+    def eps_factor(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        return torch.ones_like(logsnr)
+
+
+class V(Parameterization):
+    """The output is ``v = alpha eps - sigma x0``, well scaled at both ends (arXiv 2202.00512, appendix D)."""
+
+    def target(
+        self, x0: Float[Tensor, "b 3 h w"], eps: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        alpha, sigma = alpha_sigma(logsnr[:, None, None, None])
+        return alpha * eps - sigma * x0
+
+    def x0(
+        self, output: Float[Tensor, "b 3 h w"], x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        alpha, sigma = alpha_sigma(logsnr[:, None, None, None])
+        return alpha * x_t - sigma * output
+
+    def eps_factor(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        # an error e of v is sigma e of x0, hence alpha e of epsilon
+        return logsnr.sigmoid()
+
+
+class X0(Parameterization):
+    """The output is the clean picture itself (arXiv 2202.00512, section 4)."""
+
+    def target(
+        self, x0: Float[Tensor, "b 3 h w"], eps: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        return x0
+
+    def x0(
+        self, output: Float[Tensor, "b 3 h w"], x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        return output
+
+    def eps_factor(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        return logsnr.exp()

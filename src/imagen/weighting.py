@@ -1,0 +1,67 @@
+"""Loss weights as functions of log-SNR, all in units of epsilon's mean squared error.
+
+A weight on x0's error is ``SNR`` times the weight here. Only weight times training density matters in expectation.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imagen.errors import UserError
+
+
+class Weighting(ABC):
+    """How much an example at this log-SNR counts."""
+
+    @abstractmethod
+    def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The factor on each example's epsilon-MSE, not negative."""
+
+
+class Uniform(Weighting):
+    """1: the plain epsilon loss of Imagen (appendix A) and DDPM (arXiv 2006.11239, equation 14)."""
+
+    def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        return torch.ones_like(logsnr)
+
+
+class MinSNR(Weighting):
+    """``min(SNR, gamma) / SNR``: caps what nearly clean pictures count (arXiv 2303.09556, section 3.4)."""
+
+    def __init__(self, *, gamma: float) -> None:
+        self._log_gamma = _log_positive("gamma", gamma)
+
+    def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        return (self._log_gamma - logsnr).clamp(max=0).exp()
+
+
+class SoftMinSNR(Weighting):
+    """``gamma / (SNR + gamma)``: min-SNR without the kink, gamma = 1 / sigma_data^2 (arXiv 2401.11605, section 3.4)."""
+
+    def __init__(self, *, gamma: float) -> None:
+        self._log_gamma = _log_positive("gamma", gamma)
+
+    def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        return (self._log_gamma - logsnr).sigmoid()
+
+
+class EDM(Weighting):
+    """``(SNR + 1 / sigma_data^2) / SNR``: EDM's loss weight (arXiv 2206.00364, table 1); v's own MSE at sigma_data 1.
+
+    ``sigma_data`` is the standard deviation of the data, in the pictures' unit.
+    """
+
+    def __init__(self, *, sigma_data: float) -> None:
+        self._log_precision = -2 * _log_positive("sigma_data", sigma_data)
+
+    def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        return 1 + (self._log_precision - logsnr).exp()
+
+
+def _log_positive(name: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise UserError(f"{name}={value} must be a positive number.")
+    return math.log(value)

@@ -1,0 +1,138 @@
+"""Schedules: pinned values, ends, monotonicity and the inverse; alpha and sigma."""
+
+import math
+
+import pytest
+import torch
+
+from imagen.errors import UserError
+from imagen.schedule import (
+    CosineSchedule,
+    InterpolatedCosineSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    ShiftedCosineSchedule,
+    alpha_sigma,
+    diffuse,
+)
+
+BOUNDS = {"logsnr_min": -20.0, "logsnr_max": 20.0}
+SCHEDULES = [
+    CosineSchedule(**BOUNDS),
+    LinearSchedule(**BOUNDS),
+    ShiftedCosineSchedule(resolution=256, base_resolution=64, **BOUNDS),
+    InterpolatedCosineSchedule(resolution=512, base_resolution_clean=256, base_resolution_noise=32, **BOUNDS),
+]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+
+
+def logsnr_at(schedule: NoiseSchedule, t: float) -> float:
+    return schedule.logsnr(torch.tensor(t, dtype=torch.float64)).item()
+
+
+def test_alpha_sigma_is_variance_preserving_and_accurate_at_both_ends() -> None:
+    logsnr = torch.linspace(-20, 20, 81)
+    alpha, sigma = alpha_sigma(logsnr)
+    assert torch.allclose(alpha**2 + sigma**2, torch.ones(81), atol=1e-6)
+    exact_alpha, exact_sigma = alpha_sigma(logsnr.double())
+    assert torch.allclose(2 * (exact_alpha / exact_sigma).log(), logsnr.double(), atol=1e-12)
+    assert torch.allclose(alpha.double(), exact_alpha, rtol=1e-6)
+    assert torch.allclose(sigma.double(), exact_sigma, rtol=1e-6)
+
+
+def test_alpha_sigma_takes_infinite_logsnr() -> None:
+    alpha, sigma = alpha_sigma(torch.tensor([-math.inf, math.inf]))
+    assert alpha.tolist() == [0, 1]
+    assert sigma.tolist() == [1, 0]
+
+
+def test_diffuse_mixes_each_example_at_its_own_level() -> None:
+    x0, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    x_t = diffuse(x0, noise, torch.tensor([math.inf, 0.0]))
+    assert torch.equal(x_t[0], x0[0])
+    assert torch.allclose(x_t[1], (x0[1] + noise[1]) / math.sqrt(2))
+
+
+@every_schedule
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logsnr_is_strictly_decreasing_in_every_shape_and_keeps_dtype(
+    schedule: NoiseSchedule, dtype: torch.dtype
+) -> None:
+    logsnr = schedule.logsnr(torch.linspace(0, 1, 1001, dtype=dtype))
+    assert logsnr.dtype == dtype
+    assert (logsnr.diff() < 0).all()
+    assert schedule.logsnr(torch.rand(2, 3, dtype=dtype)).shape == (2, 3)
+    assert schedule.logsnr(torch.tensor(0.5, dtype=dtype)).shape == ()
+
+
+@every_schedule
+def test_ends_are_the_bounds(schedule: NoiseSchedule) -> None:
+    assert logsnr_at(schedule, 0.0) == pytest.approx(20, abs=1e-9)
+    end = -10.05 if isinstance(schedule, LinearSchedule) else -20
+    assert logsnr_at(schedule, 1.0) == pytest.approx(end, abs=1e-4)
+
+
+@every_schedule
+def test_t_is_the_inverse_of_logsnr(schedule: NoiseSchedule) -> None:
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    assert torch.allclose(schedule.t(schedule.logsnr(t)), t, atol=1e-14)
+    logsnr = torch.linspace(-9, 19, 57)
+    assert torch.allclose(schedule.logsnr(schedule.t(logsnr)), logsnr, atol=2e-3)  # t itself rounds, near 1 most
+    assert schedule.t(torch.tensor([99.0, -99.0])).tolist() == pytest.approx([0, 1], abs=1e-20)
+
+
+def test_cosine_values() -> None:
+    schedule = CosineSchedule(**BOUNDS)
+    assert logsnr_at(schedule, 0.5) == pytest.approx(0, abs=1e-12)
+    # -2 log tan(pi/8), but for the truncation, which moves it by less than 2e-4
+    assert logsnr_at(schedule, 0.25) == pytest.approx(1.762747, abs=2e-4)
+    assert logsnr_at(schedule, 0.75) == pytest.approx(-1.762747, abs=2e-4)
+
+
+def test_linear_values() -> None:
+    schedule = LinearSchedule(**BOUNDS)
+    assert logsnr_at(schedule, 0.5) == pytest.approx(-2.46, abs=0.005)
+    assert logsnr_at(schedule, 1.0) == pytest.approx(-10.05, abs=0.005)
+    alpha, _ = alpha_sigma(schedule.logsnr(torch.tensor(0.3, dtype=torch.float64)))
+    assert alpha.item() ** 2 == pytest.approx(math.exp(-(0.1 * 0.3 + 9.95 * 0.3**2)), abs=1e-6)
+
+
+def test_linear_is_the_limit_of_the_thousand_betas() -> None:
+    alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    discrete = (alpha_bar / (1 - alpha_bar)).log()
+    continuous = LinearSchedule(**BOUNDS).logsnr(torch.arange(1, 1001, dtype=torch.float64) / 1000)
+    assert (discrete - continuous).abs()[50:].max() < 0.08
+
+
+@pytest.mark.parametrize("resolution", [16, 64, 256, 1024])
+def test_shift_is_twice_the_log_of_the_ratio(resolution: int) -> None:
+    shifted = ShiftedCosineSchedule(resolution=resolution, base_resolution=64, **BOUNDS)
+    assert logsnr_at(shifted, 0.5) == pytest.approx(2 * math.log(64 / resolution), abs=2e-3)
+    assert logsnr_at(shifted, 0.0) == pytest.approx(20, abs=1e-9)
+
+
+def test_interpolated_goes_from_the_clean_base_to_the_noisy_one() -> None:
+    def shifted(base: int) -> NoiseSchedule:
+        return ShiftedCosineSchedule(resolution=512, base_resolution=base, **BOUNDS)
+
+    interpolated = InterpolatedCosineSchedule(
+        resolution=512, base_resolution_clean=256, base_resolution_noise=32, **BOUNDS
+    )
+    for t in (0.1, 0.5, 0.9):
+        expected = (1 - t) * logsnr_at(shifted(256), t) + t * logsnr_at(shifted(32), t)
+        assert logsnr_at(interpolated, t) == pytest.approx(expected, abs=5e-3)
+
+
+def test_schedules_are_built_on_the_meta_device_too() -> None:
+    with torch.device("meta"):
+        schedule = CosineSchedule(**BOUNDS)
+    assert logsnr_at(schedule, 0.5) == pytest.approx(0, abs=1e-12)
+
+
+def test_unfit_values_are_named() -> None:
+    with pytest.raises(UserError, match="logsnr_min=5"):
+        CosineSchedule(logsnr_min=5.0, logsnr_max=-5.0)
+    with pytest.raises(UserError, match="base_resolution=0"):
+        ShiftedCosineSchedule(resolution=64, base_resolution=0, **BOUNDS)
+    with pytest.raises(UserError, match="base_resolution_noise=256"):
+        InterpolatedCosineSchedule(resolution=64, base_resolution_clean=32, base_resolution_noise=256, **BOUNDS)
