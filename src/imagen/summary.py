@@ -1,0 +1,138 @@
+"""What a config builds, without building it: python -m imagen.summary experiment=... [--json].
+
+Everything runs on the meta device: shapes and counts are exact, nothing is computed and next to no memory is used.
+"""
+
+import json
+import sys
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from imagen import build
+from imagen.cli import compose, one_sentence
+from imagen.types import Conditioning, TextEmbedding
+
+
+def summarize(cfg: DictConfig) -> dict[str, Any]:
+    """Counts for one picture with a prompt of the encoder's full length.
+
+    ``forward_flops`` counts convolutions, matrix products and attention, a multiply-add as two. ``activation_bytes`` is what
+    one training picture keeps for the backward pass, in bfloat16 where the trainer uses it. ``ema_bytes`` and
+    ``optimizer_bytes`` are states beside the parameters. ``shapes`` are the outputs of the network's parts.
+    """
+    with torch.device("meta"):
+        network = build.instantiate(cfg.network)
+        inputs = example(cfg)
+    ema = build.instantiate(cfg.ema, network)
+    own = {id(parameter) for parameter in network.parameters()}
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "forward_flops": _forward_flops(network, inputs),
+        "activation_bytes": _activation_bytes(cfg, network, inputs),
+        "ema_bytes": sum(_bytes(p) for p in ema.parameters() if id(p) not in own),
+        "optimizer_bytes": _optimizer_bytes(cfg, network),
+        "shapes": _shapes(network, inputs),
+    }
+
+
+def example(cfg: DictConfig) -> tuple[Tensor, Tensor, Conditioning]:
+    """A network's inputs for one picture, on the default device: x_t, logsnr, conditioning."""
+    length, width = cfg.text_encoder.max_length, cfg.text_encoder.width
+    text = TextEmbedding(torch.zeros(1, length, width), torch.ones(1, length, dtype=torch.bool))
+    cond = Conditioning(text)
+    if cfg.low_resolution is not None:
+        low = cfg.low_resolution
+        cond = Conditioning(text, torch.zeros(1, 3, low, low), torch.zeros(1))
+    return torch.zeros(1, 3, cfg.resolution, cfg.resolution), torch.zeros(1), cond
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _forward_flops(network: nn.Module, inputs: tuple[Any, ...]) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    return counter.get_total_flops()
+
+
+def _activation_bytes(cfg: DictConfig, network: nn.Module, inputs: tuple[Any, ...]) -> int:
+    own = {p.untyped_storage()._cdata for p in network.parameters()}
+    kept: dict[int, int] = {}
+    holding: list[Tensor] = []  # so that no storage is freed and its address given to the next
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+            holding.append(tensor)
+        return tensor
+
+    bf16 = str(cfg.trainer.precision).startswith("bf16")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        (network.to(torch.bfloat16) if bf16 else network)(*(_cast(value, bf16) for value in inputs))
+    network.to(torch.float32)
+    return sum(kept.values())
+
+
+def _cast(value: Any, bf16: bool) -> Any:
+    if not bf16:
+        return value
+    if isinstance(value, Tensor):
+        return value.to(torch.bfloat16)
+    text = TextEmbedding(value.text.tokens.to(torch.bfloat16), value.text.mask)
+    return Conditioning(text, *(None if v is None else v.to(torch.bfloat16) for v in (value.low_res, value.low_res_logsnr)))
+
+
+def _optimizer_bytes(cfg: DictConfig, network: nn.Module) -> int:
+    optimizer = build.instantiate(cfg.optimizer)(network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    network.zero_grad()
+    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return sum(_bytes(state) for state in states)
+
+
+def _shapes(network: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[int]]:
+    shapes: dict[str, list[int]] = {}
+    hooks = []
+    for name, module in network.named_modules():
+        if name and name.count(".") <= 1:
+
+            def record(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                if isinstance(output, Tensor):
+                    shapes[name] = list(output.shape)
+
+            hooks.append(module.register_forward_hook(record))
+    with torch.no_grad():
+        shapes["output"] = list(network(*inputs).shape)
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def main() -> None:
+    """Print the summary as a table, or with --json as JSON."""
+    arguments = [a for a in sys.argv[1:] if a != "--json"]
+    with one_sentence("train"):
+        summary = summarize(compose("train", arguments))
+    if "--json" in sys.argv[1:]:
+        print(json.dumps(summary, indent=2))
+        return
+    for name, shape in summary["shapes"].items():
+        print(f"{name:<40} {' x '.join(map(str, shape))}")
+    print()
+    print(f"parameters       {summary['parameters'] / 1e6:12.2f} M")
+    print(f"forward          {summary['forward_flops'] / 1e9:12.2f} GFLOP a picture")
+    for name in ("activation", "ema", "optimizer"):
+        per = " a picture in training" if name == "activation" else ""
+        print(f"{name:<16} {summary[f'{name}_bytes'] / 2**20:12.1f} MiB{per}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imagen.cli import compose, explain
+
+ROOT = Path(__file__).parents[1]
+
+
+def said(script: str, *arguments: str) -> str:
+    """What a script that must fail says on stderr, having failed with status 1 and without a traceback."""
+    result = subprocess.run([sys.executable, script, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "nearest"),
+    [
+        ("network.chanels=3", "network.chanels", "network.channels"),
+        ("batchsize=3", "batchsize", "batch_size"),
+        ("schedul=linear", "schedul", "schedule"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_nearest(override, key, nearest):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever Hydra raises
+        compose("train", ["experiment=toy", override])
+    sentence = explain(caught.value, "train")
+    assert f"'{key}'" in sentence
+    assert nearest in sentence
+    assert "\n" not in sentence
+
+
+def test_an_unknown_option_lists_those_there_are():
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        compose("train", ["sampler=nonesuch"])
+    sentence = explain(caught.value, "train")
+    assert "ddim" in sentence
+    assert "\n" not in sentence
+
+
+def test_a_script_ends_with_one_sentence_and_status_1():
+    error = said("train.py", "experiment=toy", "network.chanels=3")
+    assert error.strip().count("\n") == 0
+    assert "network.channels" in error
+
+
+def test_a_badly_quoted_list_shows_how_to_quote():
+    assert "quote a list" in said("sample.py", "stages=[a", "prompts=[x")
