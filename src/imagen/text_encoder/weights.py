@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from imagen.errors import UserError
 
@@ -43,28 +42,52 @@ def _sha256(file: Path, size: int, modified: int) -> str:
 
 
 def from_hub(name: str, path: str, revision: str | None) -> Path:
-    """The snapshot of ``path`` in the user's cache, or else from the hub; UserError in one sentence when in neither."""
-    from huggingface_hub import constants, snapshot_download
+    """The snapshot of ``path`` in the user's cache, or else from the hub; UserError in one sentence when in neither.
 
-    reason = ""
-    for cached in (True, False):
+    Where ``revision`` is None and the main branch has no safetensors, the hub's own conversion of it is taken.
+    """
+    from huggingface_hub import constants
+
+    reason = "nothing was found"
+    for find in (_cached, _downloaded, _converted):
         try:
-            options: dict[str, Any] = {
-                "allow_patterns": DOWNLOADED,
-                "ignore_patterns": ["*/*"],
-                "local_files_only": cached,
-            }
-            folder = Path(snapshot_download(path, revision=revision, **options))
+            folder = find(path, revision)
+            if folder and weight_files(folder):
+                return folder
+            reason = f"{path} has no safetensors weights there" if folder else reason
         except (
             Exception
         ) as error:  # the hub raises its own, the network's and the file system's: each means "not there"
-            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else str(error).strip().split("\n")[0]
-            continue
-        if weight_files(folder):
-            return folder
-        reason = f"that revision has no safetensors weights in {folder}"
+            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())[:200]
+            if find is not _cached:
+                break  # the reason why the hub did not answer is the one to tell
     raise UserError(
         f"text_encoder {name}: {path!r} (revision {revision}) was looked for as a folder, in the Hugging Face cache "
         f"{constants.HF_HUB_CACHE} and on the hub ({reason}): give a folder that holds config.json, the tokenizer and "
         "model.safetensors, text_encoder.path=<folder>"
     )
+
+
+def _cached(path: str, revision: str | None) -> Path | None:
+    from huggingface_hub import constants, snapshot_download
+
+    if revision is not None:
+        return Path(snapshot_download(path, revision=revision, local_files_only=True))
+    snapshots = Path(constants.HF_HUB_CACHE, f"models--{path.replace('/', '--')}", "snapshots").glob("*")
+    return next((folder for folder in sorted(snapshots) if weight_files(folder)), None)
+
+
+def _downloaded(path: str, revision: str | None) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(path, revision=revision, allow_patterns=DOWNLOADED, ignore_patterns=["*/*"]))
+
+
+def _converted(path: str, revision: str | None) -> Path | None:
+    """The pull request in which the hub's bot offers a model's weights as safetensors (often never merged)."""
+    from huggingface_hub import get_repo_discussions
+
+    if revision is not None:
+        return None
+    offers = get_repo_discussions(path, author="SFconvertbot", discussion_type="pull_request")
+    return next((_downloaded(path, offer.git_reference) for offer in offers), None)
