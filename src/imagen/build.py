@@ -127,7 +127,7 @@ def _check(cfg: DictConfig) -> None:
 
 
 def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> Stage:
-    """A stage rebuilt from what was trained, in evaluation mode, with the sampling settings of ``slot`` where it has any."""
+    """A stage rebuilt from what was trained, in evaluation mode, with ``slot``'s sampling settings where it has any."""
     cfg = OmegaConf.create(weights.config)
     for key, value in (slot or {}).items():
         if value not in (None, {}):
@@ -150,10 +150,10 @@ def load_cascade(
 ) -> Cascade:
     """A cascade from run folders or exported ``.safetensors``, base first.
 
-    ``slots`` (base, sr1, sr2) replaces parts of the stages' own sampling settings. ``text_encoder`` replaces the way the
-    encoder is found (a local folder, say), not what it is: its fingerprint must equal the runs'.
+    ``slots`` (base, sr1, sr2) replaces parts of the stages' own sampling settings. ``text_encoder`` replaces the way
+    the encoder is found (a local folder, say), not what it is: its fingerprint must equal the runs'.
 
-    Raises: UserError if a stage is missing or damaged, the stages do not chain, or the encoder is another than the runs'.
+    Raises: UserError if a stage is missing or damaged, the stages do not chain, or the encoder is not the runs'.
     """
     if isinstance(stages, str | Path) or not stages:
         raise UserError(f"stages={stages!r} is not a list of run folders or .safetensors files, base first")
@@ -176,7 +176,9 @@ def _check_encoder(encoder: TextEncoder, read: list[Weights], sources: list[str]
         differing = [key for key, value in weights.text_fingerprint.items() if own.get(key) != value]
         if differing:
             pairs = ", ".join(f"{k}: {own.get(k)!r} here, {weights.text_fingerprint[k]!r} there" for k in differing)
-            raise UserError(f"text encoder '{encoder.name}' is not the one that stage '{source}' was trained with ({pairs})")
+            raise UserError(
+                f"text encoder '{encoder.name}' is not the one that stage '{source}' was trained with ({pairs})"
+            )
 
 
 def run_config(cfg: DictConfig) -> dict[str, Any]:

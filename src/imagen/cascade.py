@@ -63,8 +63,8 @@ class Stage:
     ) -> Float[Tensor, "b 3 h w"]:
         """Pictures in [-1, 1], example i drawn with ``generators[i]`` alone.
 
-        ``low_res`` in [-1, 1] is what a super-resolution stage enlarges; its noise is drawn once, and is the same for every
-        step and for both halves of guidance.
+        ``low_res`` in [-1, 1] is what a super-resolution stage enlarges; its noise is drawn once, and is the same for
+        every step and for both halves of guidance.
         """
         if self.low_resolution is None:
             scale, shape, cond = 1, (self.resolution, self.resolution), Conditioning(text)
@@ -83,7 +83,7 @@ class Stage:
 
 @dataclass
 class Samples:
-    """What a cascade drew: for each stage, smallest first, pictures ``[p s 3 h w]``, s samples of each of p prompts."""
+    """What a cascade drew: for each stage, base first, pictures ``[p s 3 h w]``, s samples of each of p prompts."""
 
     prompts: list[str]
     by_stage: list[UInt8[Tensor, "p s 3 h w"]]

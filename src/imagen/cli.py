@@ -29,7 +29,7 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
 def main(
     config_name: str, prepare: Callable[[list[str]], None] = lambda arguments: None
 ) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Decorate a script's ``task(cfg)``: like ``hydra.main``, with a user's mistakes told in one sentence and exit status 1.
+    """Decorate a script's ``task(cfg)``: like ``hydra.main``, but a user's mistake ends in one sentence and status 1.
 
     ``prepare`` is called with the command line's arguments before anything is composed.
     """
@@ -46,7 +46,7 @@ def main(
     return decorate
 
 
-class one_sentence:  # noqa: N801 - reads as what it does: `with one_sentence(...):`
+class one_sentence:
     """Turn the errors that a user can cause into one sentence on stderr; let every other error through whole."""
 
     def __init__(self, config_name: str) -> None:
@@ -67,7 +67,7 @@ def explain(error: Exception, config_name: str) -> str:
     """Hydra's complaint about an override as one sentence that names the key and the nearest keys that exist."""
     first_line = str(error).split("\n")[0].strip()
     if isinstance(error, OverrideParseException):
-        return f"{first_line} (quote a list for the shell: 'prompts=[\"a red apple\",\"a house\"]')"
+        return f'{first_line} (quote a list for the shell: \'prompts=["a red apple","a house"]\')'
     unknown = re.search(r"Could not override '([^']*)'", str(error)) or re.search(r"full_key: (\S+)", str(error))
     if unknown is None:
         return " ".join(str(error).split())

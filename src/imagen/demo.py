@@ -1,7 +1,7 @@
 """The whole cascade in one command: python -m imagen.demo, which is what `make demo` runs.
 
-It runs the project's own scripts, one after the other, and shows each command. Every script skips what is already there,
-so running the demo again redoes only what is missing.
+It runs the project's own scripts, one after the other, and shows each command. Every script skips what is already
+there, so running the demo again redoes only what is missing.
 """
 
 import json
@@ -51,7 +51,7 @@ def _report(folders: list[Path], seconds: float) -> None:
     for folder in folders:
         print(f"  stage     {folder}")
     print(
-        f"  retrieval_top10 {report['retrieval_top10']:.3f} (prompts shuffled: {report['retrieval_top10_shuffled']:.3f}), "
+        f"  retrieval_top10 {report['retrieval_top10']:.3f} (shuffled: {report['retrieval_top10_shuffled']:.3f}), "
         f"held-out cosine {report['heldout_cosine']:.3f} (shuffled: {report['heldout_cosine_shuffled']:.3f}, "
         f"p = {report['heldout_p']:.4f})"
     )

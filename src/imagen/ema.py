@@ -38,8 +38,8 @@ class NoEMA(EMA):
 class ExponentialEMA(EMA):
     """``average += (1 - d) (parameter - average)`` with ``d = min(decay, (1 + step) / (warmup + step))``.
 
-    The warm-up keeps the random initial weights out of a short run's average; ``warmup=1`` means none. The paper does not
-    mention an EMA; 0.9999 is DDPM's (arXiv 2006.11239, appendix B).
+    The warm-up keeps the random initial weights out of a short run's average; ``warmup=1`` means none. The paper does
+    not mention an EMA; 0.9999 is DDPM's (arXiv 2006.11239, appendix B).
     """
 
     def __init__(self, network: nn.Module, *, decay: float, warmup: float) -> None:

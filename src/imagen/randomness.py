@@ -25,7 +25,7 @@ def generator_of(*address: int | str, device: torch.device | str = "cpu") -> tor
 
 def normal_from(
     generators: list[torch.Generator], shape: tuple[int, ...], dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "b *shape"]:
+) -> Float[Tensor, "b ..."]:
     """Standard normal noise, example i from generator i alone: neighbours in the batch change nothing."""
     return torch.stack([torch.randn(shape, generator=g, device=g.device, dtype=dtype) for g in generators])
 
@@ -62,7 +62,7 @@ class TrainingAddress:
         stratum = torch.randperm(self.global_count, generator=generator)
         return self._local((stratum + within) / self.global_count)
 
-    def normal(self, stream: str, shape: tuple[int, ...]) -> Float[Tensor, "b *shape"]:
+    def normal(self, stream: str, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
         """Standard normal noise of ``shape`` per example."""
         positions = range(self.first, self.first + self.count)
         generators = [generator_of(self.seed, self.step, stream, i, device=self.device) for i in positions]

@@ -14,7 +14,7 @@ from imagen.prompts import read_prompts
 
 
 def sample(cfg: DictConfig) -> Path:
-    """Draw ``cfg.prompts`` and write ``grid.png``, one PNG a picture and ``samples.json`` in a folder named by the time."""
+    """Draw ``cfg.prompts``; write ``grid.png``, a PNG a picture and ``samples.json`` in a folder named by the time."""
     prompts = read_prompts(cfg.prompts)
     cascade = build.load_cascade(
         list(cfg.stages),

@@ -1,4 +1,4 @@
-"""Sampling scripts start from what the stages' own runs say: those settings become config options before Hydra composes."""
+"""Sampling starts from what the stages' own runs say: those settings become config options before Hydra composes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +14,8 @@ from imagen.runs import read_config
 def register(arguments: Sequence[str]) -> None:
     """Store each stage's sampler, guidance and threshold as the option ``trained_<slot>`` of its group.
 
-    ``arguments`` are the command line's overrides, of which only ``stages=`` is read; a slot without a stage stays empty.
-    So ``base.guidance.weight=2`` is checked against the keys that the run really has.
+    ``arguments`` are the command line's overrides, of which only ``stages=`` is read; a slot without a stage stays
+    empty. So ``base.guidance.weight=2`` is checked against the keys that the run really has.
     """
     stages = _stages(arguments)
     configs = [read_config(source) for source in stages]

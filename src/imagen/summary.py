@@ -20,8 +20,8 @@ from imagen.types import Conditioning, TextEmbedding
 def summarize(cfg: DictConfig) -> dict[str, Any]:
     """Counts for one picture with a prompt of the encoder's full length.
 
-    ``forward_flops`` counts convolutions, matrix products and attention, a multiply-add as two. ``activation_bytes`` is what
-    one training picture keeps for the backward pass, in bfloat16 where the trainer uses it. ``ema_bytes`` and
+    ``forward_flops`` counts convolutions, matrix products and attention, a multiply-add as two. ``activation_bytes``
+    is what one training picture keeps for the backward pass, in bfloat16 where the trainer uses it. ``ema_bytes`` and
     ``optimizer_bytes`` are states beside the parameters. ``shapes`` are the outputs of the network's parts.
     """
     with torch.device("meta"):
@@ -85,7 +85,9 @@ def _cast(value: Any, bf16: bool) -> Any:
     if isinstance(value, Tensor):
         return value.to(torch.bfloat16)
     text = TextEmbedding(value.text.tokens.to(torch.bfloat16), value.text.mask)
-    return Conditioning(text, *(None if v is None else v.to(torch.bfloat16) for v in (value.low_res, value.low_res_logsnr)))
+    return Conditioning(
+        text, *(None if v is None else v.to(torch.bfloat16) for v in (value.low_res, value.low_res_logsnr))
+    )
 
 
 def _optimizer_bytes(cfg: DictConfig, network: nn.Module) -> int:

@@ -83,5 +83,7 @@ def _resume_from(cfg: DictConfig, folder: RunFolder) -> tuple[Path | None, int]:
 def _finish(folder: RunFolder, module: DiffusionModule, step: int, steps_here: int, seconds: float) -> None:
     weights = Weights(module.state_to_export(), **module.provenance(), step=step)
     weights.save(folder.weights)
-    folder.finish({"step": step, "seconds": round(seconds, 1), "seconds_per_step": round(seconds / max(1, steps_here), 4)})
+    folder.finish(
+        {"step": step, "seconds": round(seconds, 1), "seconds_per_step": round(seconds / max(1, steps_here), 4)}
+    )
     print(f"finished {folder.path} at step {step}")

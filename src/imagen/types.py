@@ -4,8 +4,8 @@ Axis letters, used in every annotation of the package:
 
 - ``b`` batch, ``n`` text tokens, ``d`` text width, ``c`` channels, ``h w`` pixels, ``hl wl`` low-resolution pixels.
 
-Ranges: pictures are uint8 in 0..255 outside the loss and float in [-1, 1] inside it. ``t`` runs from 0 (clean) to 1 (noise);
-``logsnr = log(alpha^2 / sigma^2)`` is the only name a noise level has, with ``alpha^2 + sigma^2 = 1``.
+Ranges: pictures are uint8 in 0..255 outside the loss and float in [-1, 1] inside it. ``t`` runs from 0 (clean) to 1
+(noise); ``logsnr = log(alpha^2 / sigma^2)`` is the only name a noise level has, with ``alpha^2 + sigma^2 = 1``.
 """
 
 from collections.abc import Callable
@@ -39,8 +39,8 @@ class TextEmbedding:
 class Conditioning:
     """All that a network sees beside ``x_t`` and its log-SNR.
 
-    ``low_res`` is the picture that a super-resolution stage enlarges, at its own size, in [-1, 1] before its noise was added;
-    ``low_res_logsnr`` is the level of that noise. Both are None for a base stage.
+    ``low_res`` is the picture that a super-resolution stage enlarges, at its own size, in [-1, 1] before its noise was
+    added; ``low_res_logsnr`` is the level of that noise. Both are None for a base stage.
     """
 
     text: TextEmbedding
@@ -58,7 +58,8 @@ class Conditioning:
         )
         if self.low_res is None or other.low_res is None:
             return Conditioning(text)
-        assert self.low_res_logsnr is not None and other.low_res_logsnr is not None
+        assert self.low_res_logsnr is not None
+        assert other.low_res_logsnr is not None
         return Conditioning(
             text,
             torch.cat([self.low_res, other.low_res]),
@@ -96,8 +97,8 @@ class Batch:
 class Prediction:
     """What a denoiser says of ``x_t``.
 
-    ``x0`` is what everything reads. ``renoise_x0``, where present, replaces it in computing the noise that a sampler adds
-    back (CFG++); ``log_variance``, where present, is a learned reverse variance (Improved DDPM).
+    ``x0`` is what everything reads. ``renoise_x0``, where present, replaces it in computing the noise that a sampler
+    adds back (CFG++); ``log_variance``, where present, is a learned reverse variance (Improved DDPM).
     """
 
     x0: Float[Tensor, "b 3 h w"]

@@ -11,7 +11,10 @@ from imagen.loss import Loss
 
 
 class LossByLogSNR(lightning.Callback):
-    """Logs ``val/loss_logsnr_<low>_to_<high>`` for the bins between ``edges`` (log-SNR, increasing); an empty bin logs nothing."""
+    """Logs ``val/loss_logsnr_<low>_to_<high>`` for the bins between ``edges`` (log-SNR, increasing).
+
+    The outer bins take in what lies beyond the edges; an empty bin logs nothing.
+    """
 
     def __init__(self, *, edges: list[float]) -> None:
         if sorted(set(edges)) != edges or len(edges) < 2:

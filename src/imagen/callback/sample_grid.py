@@ -1,4 +1,4 @@
-"""Sample grids during training: the same prompts and the same noise each time, to disk and to every logger that shows pictures."""
+"""Sample grids during training, always with the same prompts and noise: to disk and to loggers that show pictures."""
 
 from typing import Any
 
