@@ -128,7 +128,7 @@ def _check(cfg: DictConfig) -> None:
 
 def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> Stage:
     """A stage rebuilt from what was trained, in evaluation mode, with ``slot``'s sampling settings where it has any."""
-    cfg = OmegaConf.create(weights.config)
+    cfg = cast(DictConfig, OmegaConf.create(weights.config))
     for key, value in (slot or {}).items():
         if value not in (None, {}):
             OmegaConf.update(cfg, str(key), value, merge=False)
@@ -138,7 +138,7 @@ def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> S
     network.eval().requires_grad_(False)
     if cfg.channels_last:
         network.to(memory_format=torch.channels_last)
-    return build_stage(cast(DictConfig, cfg), Denoiser(network, instantiate(cfg.parameterization)), name)
+    return build_stage(cfg, Denoiser(network, instantiate(cfg.parameterization)), name)
 
 
 def load_cascade(
@@ -162,7 +162,7 @@ def load_cascade(
     read = [read_weights(source) for source in stages]
     names = SLOTS[: len(read)]
     built = [load_stage(w, n, (slots or {}).get(n)) for w, n in zip(read, names, strict=True)]
-    encoder: TextEncoder = instantiate(text_encoder or OmegaConf.create(read[0].config["text_encoder"]))
+    encoder: TextEncoder = instantiate(text_encoder or DictConfig(read[0].config["text_encoder"]))
     _check_encoder(encoder, read, [str(source) for source in stages])
     cascade = Cascade(built, encoder)
     if str(device) == "auto":

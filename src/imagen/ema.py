@@ -52,4 +52,4 @@ class ExponentialEMA(EMA):
     def update(self, network: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (self.warmup + step))
         average, current = list(self.network.parameters()), list(network.parameters())
-        torch._foreach_lerp_(average, current, 1 - decay)
+        torch._foreach_lerp_(average, current, 1 - decay)  # pyright: ignore

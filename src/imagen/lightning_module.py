@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from imagen.cascade import Stage
 from imagen.denoiser import Denoiser
 from imagen.ema import EMA
-from imagen.loss import DiffusionLoss, Loss
+from imagen.loss import DiffusionLoss
 from imagen.randomness import TrainingAddress
 from imagen.types import Batch
 
@@ -65,7 +65,7 @@ class DiffusionModule(lightning.LightningModule):
         self.log("train/loss", mean.detach(), batch_size=len(batch))
         return mean
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Loss:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """The averaged network's loss, at noise and noise levels fixed for every rank and batch for the whole run."""
         first, global_count = self.global_rank * len(batch), self.trainer.world_size * len(batch)
         step = VALIDATION_STEP - batch_idx

@@ -10,7 +10,7 @@ from imagen.conditioning_augmentation import ConditioningAugmentation
 from imagen.data.pixels import downsample, to_float
 from imagen.denoiser import Denoiser
 from imagen.randomness import TrainingAddress
-from imagen.schedule import NoiseSchedule, alpha_sigma
+from imagen.schedule import NoiseSchedule, diffuse
 from imagen.types import Batch, Conditioning, TextEmbedding
 from imagen.weighting import Weighting
 
@@ -54,9 +54,7 @@ class DiffusionLoss:
         cond = self._conditioning(x0, text, address)
         logsnr = self.schedule.logsnr(address.stratified("time"))
         eps = address.normal("noise", tuple(x0.shape[1:]))
-        alpha, sigma = alpha_sigma(logsnr[:, None, None, None])
-        x_t = alpha * x0 + sigma * eps
-        output = denoiser.output(x_t, logsnr, cond)
+        output = denoiser.output(diffuse(x0, eps, logsnr), logsnr, cond)
         parameterization = denoiser.parameterization
         error = (output - parameterization.target(x0, eps, logsnr)).square().mean(dim=(1, 2, 3))
         return Loss(self.weighting(logsnr) * parameterization.eps_factor(logsnr) * error, logsnr)

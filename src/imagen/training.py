@@ -43,7 +43,8 @@ def train(cfg: DictConfig) -> RunFolder:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()
-    stopped_by = next((c.stopped_by for c in trainer.callbacks if isinstance(c, Checkpoint)), None)
+    callbacks: list[object] = getattr(trainer, "callbacks")  # noqa: B009 - set by a connector, unknown to type checkers
+    stopped_by = next((c.stopped_by for c in callbacks if isinstance(c, Checkpoint)), None)
     if stopped_by is not None and trainer.global_step < cfg.max_steps:
         print(f"stopped at step {trainer.global_step}; the same command goes on from there")
         raise SystemExit(128 + stopped_by)

@@ -55,7 +55,7 @@ def caption_hash(caption: str) -> str:
 def whole_shards(folder: Path | str, *, skip_unfinished: bool) -> list[Path]:
     """The image tars of ``folder`` that have their ``_stats.json``, in name order.
 
-    UserError when there is none, or, unless ``skip_unfinished``, when a tar lacks its mark (its writing was broken off).
+    UserError when there is none, or, unless ``skip_unfinished``, when a tar lacks its mark (its writing was cut off).
     """
     tars = sorted(Path(folder).glob("*.tar"))
     whole = [tar for tar in tars if stats_path(tar).exists()]
