@@ -3,15 +3,10 @@
 from omegaconf import DictConfig
 
 from imagen.cli import main
+from imagen.slots import register
 
 
-def register_slots(arguments: list[str]) -> None:
-    from imagen.slots import register
-
-    register(arguments)
-
-
-@main("sample", prepare=register_slots)
+@main("sample", prepare=register)
 def run(cfg: DictConfig) -> None:
     from imagen.sampling import sample  # here, so that --help answers before torch is loaded
 

@@ -18,16 +18,11 @@ from imagen.lightning_module import DiffusionModule
 from imagen.loss import DiffusionLoss
 from imagen.runs import RunFolder, Weights, plain, read_weights
 from imagen.schedule import NoiseSchedule
+from imagen.slots import SLOTS
 from imagen.text_encoder import TextEncoder
 
 ALLOWED_TARGETS = ("imagen.", "torch.optim.", "torch.nn.", "lightning.", "transformers.get_")
 """What a config may name. A config travels inside weights, and so may come from anyone."""
-
-SLOTS = ("base", "sr1", "sr2")
-"""The names of a cascade's stages in sample.yaml and evaluate.yaml."""
-
-SLOT_CHOICES = ("sampler", "guidance", "threshold")
-"""The choices that a slot can make anew; all else is the run's own."""
 
 
 def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:

@@ -83,7 +83,7 @@ class Stage:
 
 @dataclass
 class Samples:
-    """What a cascade drew: for each stage, base first, ``[p s 3 h w]``: s samples of each of p prompts."""
+    """What a cascade drew: for each stage, ``[p s 3 h w]``, s samples of each of p prompts."""
 
     prompts: list[str]
     by_stage: list[UInt8[Tensor, "p s 3 h w"]]

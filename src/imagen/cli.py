@@ -1,6 +1,7 @@
 """The scripts' front door: compose the config with Hydra, run, and say what went wrong in one sentence."""
 
 import difflib
+import functools
 import os
 import re
 import sys
@@ -35,11 +36,16 @@ def main(
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def guarded(cfg: DictConfig) -> None:
+            with one_sentence(config_name):  # in here, since Hydra adds lines of its own to what a task raises
+                task(cfg)
+
         def script() -> None:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands the exception over instead of printing it
             with one_sentence(config_name):
                 prepare(sys.argv[1:])
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
 
         return script
 

