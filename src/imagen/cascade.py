@@ -103,11 +103,8 @@ class Cascade:
         previous: int | None = None
         for stage in stages:
             if stage.low_resolution != previous:
-                chain = ", ".join(f"{s.name}: {s.low_resolution or 'noise'} -> {s.resolution}" for s in stages)
-                raise UserError(
-                    f"stages do not chain ({chain}): {stage.name} starts from {stage.low_resolution or 'noise'} but the "
-                    f"stage before it gives {previous or 'nothing'}; order them base first"
-                )
+                chain = ", ".join(f"{s.low_resolution or 'noise'} -> {s.resolution}" for s in stages)
+                raise UserError(f"stages do not chain ({chain}): each must start from what the one before it gives")
             previous = stage.resolution
         self.stages = list(stages)
         self.encoder = encoder

@@ -1,0 +1,63 @@
+import lightning
+import pytest
+import torch
+
+from imagen import build
+from imagen.cli import compose
+
+TOY = ["experiment=toy", "callback=[]", "max_steps=4", "validate_every_n_steps=4", "data.num_workers=0"]
+
+
+def fit(*overrides: str) -> tuple[build.DiffusionModule, lightning.Trainer]:
+    cfg = compose("train", [*TOY, *overrides])
+    module, data = build.build_module(cfg), build.build_data(cfg)
+    trainer = lightning.Trainer(
+        max_steps=cfg.max_steps,
+        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
+        gradient_clip_val=1.0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, data)
+    return module, trainer
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_two_accumulated_halves_equal_the_whole():
+    whole, _ = fit("batch_size=8")
+    halves, trainer = fit("batch_size=8", "trainer.accumulate_grad_batches=2")
+    assert trainer.global_step == 4
+    for one, two in zip(whole.parameters(), halves.parameters(), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_only_the_network_is_trained_and_the_average_follows_it():
+    module, _ = fit("ema.decay=0.5")
+    trained = {id(p) for group in module.trainer.optimizers[0].param_groups for p in group["params"]}
+    assert trained == {id(p) for p in module.denoiser.network.parameters()}
+    pairs = list(zip(module.denoiser.network.parameters(), module.ema.network.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    assert module.stage.denoiser.network is module.ema.network
+
+
+def test_export_is_the_average_on_the_cpu():
+    module = build.build_module(compose("train", TOY))
+    state = module.state_to_export()
+    assert set(state) == set(module.denoiser.network.state_dict())
+    assert all(value.device.type == "cpu" and value.is_contiguous() for value in state.values())
+
+
+def test_initial_weights_are_a_function_of_the_seed():
+    cfg = compose("train", TOY)
+    torch.manual_seed(1)
+    one = build.build_network(cfg)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    two = build.build_network(cfg)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))

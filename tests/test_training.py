@@ -1,0 +1,133 @@
+import json
+import signal
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from imagen import build
+from imagen.callback import Checkpoint
+from imagen.cli import compose
+from imagen.errors import UserError
+from imagen.runs import RunFolder, read_checkpoint, read_weights
+from imagen.training import train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+
+
+def toy(tmp_path, *overrides: str) -> DictConfig:
+    small = ["max_steps=6", "batch_size=4", "validate_every_n_steps=3", "data.num_workers=0"]
+    quiet = ["callback=[checkpoint,loss_by_logsnr]", "callback.checkpoint.every_n_steps=2", "trainer.log_every_n_steps=1"]
+    return compose("train", ["experiment=toy", f"output_dir={tmp_path}", *small, *quiet, *overrides])
+
+
+def rows(folder: RunFolder) -> list[dict]:
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def stop_after(monkeypatch, step: int) -> None:
+    """Ctrl-C, as the user presses it, when ``step`` steps are done."""
+    original = Checkpoint.on_train_batch_end
+
+    def interrupted(self, trainer, *args, **kwargs):
+        if trainer.global_step == step:
+            signal.raise_signal(signal.SIGINT)
+        original(self, trainer, *args, **kwargs)
+
+    monkeypatch.setattr(Checkpoint, "on_train_batch_end", interrupted)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> RunFolder:
+    return train(toy(tmp_path_factory.mktemp("whole")))
+
+
+def test_a_run_leaves_what_the_contract_says(uninterrupted):
+    names = {path.name for path in uninterrupted.path.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "checkpoints", "weights.safetensors", "done.json"} <= names
+    assert json.loads(uninterrupted.done.read_text())["step"] == 6
+    logged = rows(uninterrupted)
+    assert {"step": 6, "images": 24} == {key: logged[-1][key] for key in ("step", "images")}
+    assert [row["step"] for row in logged if row["name"] == "val/loss"] == [3, 6]
+    assert [row["step"] for row in logged if row["name"] == "train/loss"] == [1, 2, 3, 4, 5, 6]
+    assert any(row["name"].startswith("val/loss_logsnr_") for row in logged)
+
+
+def test_old_checkpoints_are_pruned(uninterrupted):
+    assert [path.name for path in uninterrupted.all_checkpoints()] == ["step_000000004.ckpt", "step_000000006.ckpt"]
+
+
+@pytest.mark.parametrize("stop", [3, 4])
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(uninterrupted, tmp_path, monkeypatch, stop):
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop)
+        with pytest.raises(SystemExit) as stopped:
+            train(toy(tmp_path))
+    assert stopped.value.code == 128 + signal.SIGINT
+    folder = train(toy(tmp_path))
+    one, two = (read_checkpoint(f.all_checkpoints()[-1]) for f in (uninterrupted, folder))
+    assert_equal(one["state_dict"], two["state_dict"])
+    assert_equal(one["optimizer_states"], two["optimizer_states"])
+    assert_equal(one["lr_schedulers"], two["lr_schedulers"])
+    assert rows(folder) == rows(uninterrupted)
+
+
+def test_accumulated_steps_resume_exactly_too(tmp_path, monkeypatch):
+    overrides = ["trainer.accumulate_grad_batches=2", "batch_size=4"]
+    whole = train(toy(tmp_path / "whole", *overrides))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(SystemExit):
+            train(toy(tmp_path / "parts", *overrides))
+    parts = train(toy(tmp_path / "parts", *overrides))
+    one, two = (read_checkpoint(folder.all_checkpoints()[-1]) for folder in (whole, parts))
+    assert_equal(one["state_dict"], two["state_dict"])
+
+
+def assert_equal(one, two) -> None:
+    assert type(one) is type(two)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two)
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_equal(one[key], two[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two)
+        for left, right in zip(one, two, strict=True):
+            assert_equal(left, right)
+    else:
+        assert one == two
+
+
+def test_a_finished_run_is_left_alone(uninterrupted, capsys):
+    before = uninterrupted.weights.stat().st_mtime_ns
+    train(toy(uninterrupted.path.parents[1]))
+    assert uninterrupted.weights.stat().st_mtime_ns == before
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_export_is_the_average_of_the_last_checkpoint(uninterrupted):
+    state = read_checkpoint(uninterrupted.all_checkpoints()[-1])["state_dict"]
+    for name, value in read_weights(uninterrupted.path).state.items():
+        assert torch.equal(value, state[f"ema.network.{name}"])
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(SystemExit):
+            train(toy(tmp_path))
+    folder = RunFolder.of(build.run_config(toy(tmp_path)))
+    newest = folder.all_checkpoints()[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(UserError, match=f"{newest.name}.*damaged"):
+        train(toy(tmp_path))
+
+
+def test_resume_never_refuses_a_folder_in_use(uninterrupted, tmp_path):
+    folder = RunFolder.of(build.run_config(toy(tmp_path)))
+    folder.checkpoints.mkdir(parents=True)
+    (folder.checkpoints / "step_000000002.ckpt").touch()
+    with pytest.raises(UserError, match="resume=never"):
+        train(toy(tmp_path, "resume=never"))
