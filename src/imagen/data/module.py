@@ -1,0 +1,195 @@
+"""What the data modules share: local batches, loaders that go on where training stopped, the count of unfit samples."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+from webdataset.pipeline import DataPipeline
+
+from imagen.data.stream import Batches, Delivery, Fault, Order, Shard, batch_count
+from imagen.errors import UserError
+from imagen.text_encoder import TextEncoder
+from imagen.types import Batch
+
+log = logging.getLogger(__name__)
+
+
+class Unfit:
+    """The samples of one split that could not be used, each counted once however often it is met.
+
+    UserError, naming the worst shards, once they are more than ``allowed`` (a fraction) of the samples seen, where
+    "seen" counts as at least 10,000 or the whole set, lest bad luck at the start stops a run that would have kept its
+    limit. A single one never stops a run.
+    """
+
+    LOGGED = 20
+
+    def __init__(self, total: int, allowed: float) -> None:
+        self.total, self.allowed = total, allowed
+        self.seen = 0
+        self.found: dict[tuple[str, str], str] = {}
+
+    def add(self, seen: int, faults: list[Fault]) -> None:
+        self.seen += seen
+        for shard, key, reason in faults:
+            if (shard, key) not in self.found:
+                self.found[shard, key] = reason
+                if len(self.found) <= self.LOGGED:
+                    last = " (further ones are counted, not logged)" if len(self.found) == self.LOGGED else ""
+                    log.warning("unfit sample %s of %s: %s%s", key, shard, reason, last)
+        of = min(self.total, max(self.seen, 10_000))
+        if len(self.found) > max(1, self.allowed * of):
+            raise self.error(of)
+
+    def error(self, of: int) -> UserError:
+        shards = Counter(shard for shard, _ in self.found)
+        reason = Counter(self.found.values()).most_common(1)[0][0]
+        worst = ", ".join(f"{shard} ({count})" for shard, count in shards.most_common(3))
+        return UserError(
+            f"{len(self.found)} of {of} samples are unfit, more than data.max_unfit={self.allowed} allows; most often: "
+            f"{reason}; worst shards: {worst}: make these again, or raise data.max_unfit"
+        )
+
+
+class Loader:
+    """Deliveries of a DataLoader into batches, faults told to ``unfit``; ``length`` in batches, None if endless.
+
+    ``open`` is asked at each iteration, so that an endless stream goes on where the trainer is.
+    """
+
+    def __init__(self, open: Callable[[], Iterable[Delivery]], unfit: Unfit, length: int | None) -> None:
+        self._open, self._unfit, self._length = open, unfit, length
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch, faults in self._open():
+            self._unfit.add(len(batch or ()), faults)
+            if batch is None:
+                raise self._unfit.error(self._unfit.total)
+            yield batch
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("the training stream has no end")
+        return self._length
+
+
+class StreamModule(lightning.LightningDataModule, ABC):
+    """A set of captioned pictures as endless training batches and finite validation batches.
+
+    ``batch_size`` is the global one: a rank's batch is ``batch_size / (ranks x accumulated batches)``. Every picture
+    comes once an epoch with one rank and no workers; more of them keep epochs of their own. Resumed training gets
+    exactly the batches that it would have got, if ranks and workers are as many.
+    """
+
+    text_fingerprint: dict[str, Any]
+    shards: dict[str, tuple[Shard, ...]]
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        *,
+        resolution: int,
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+        multiprocessing_context: str | None,
+        flip: bool,
+        max_unfit: float,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.resolution, self.batch_size, self.seed = encoder, resolution, batch_size, seed
+        self.num_workers, self.multiprocessing_context, self.flip = num_workers, multiprocessing_context, flip
+        self.shards, self.unfit, self._max_unfit = {}, {}, max_unfit
+        self._loaded = 0
+
+    @abstractmethod
+    def setup(self, stage: str | None = None) -> None:
+        """Find the samples, ``shards`` of train and val, and check all that can be checked before the first step."""
+
+    @abstractmethod
+    def stages(self, split: str, order: Order) -> list[Callable[..., Any]]:
+        """What lies between the order of a split and its batches; picklable."""
+
+    def train_dataloader(self) -> Loader:
+        self._check_enough("train", max(1, self.num_workers))
+        return Loader(lambda: self._open("train", self.num_workers, self._start()), self._unfit_of("train"), None)
+
+    def val_dataloader(self) -> Loader:
+        self._check_enough("val", 1)
+        workers = min(1, self.num_workers)  # more would each make a partial batch
+        opened = self._open("val", workers, 0)
+        return Loader(lambda: opened, self._unfit_of("val"), self._val_batches())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The local batches that the trainer has had, and the layout that they were dealt out in."""
+        return {"batches": self._start(), "layout": self._layout()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict["batches"]
+        then, now = state_dict["layout"], self._layout()
+        if then != now:
+            log.warning("resumed with %s instead of %s: from here on the pictures come in another order", now, then)
+
+    def _start(self) -> int:
+        # the trainer's own count is the truth: workers are ahead of it, and so is Lightning's prefetching
+        if self.trainer is None:
+            return self._loaded
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def _ranks(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _layout(self) -> dict[str, int]:
+        return {"ranks": self._ranks()[1], "workers": self.num_workers, "batch": self._local_batch()}
+
+    def _local_batch(self) -> int:
+        world = self._ranks()[1]
+        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        local, rest = divmod(self.batch_size, world * accumulated)
+        if rest or not local:
+            raise UserError(
+                f"data.batch_size={self.batch_size} is the global batch and must be a multiple of {world} "
+                f"process(es) x {accumulated} accumulated batch(es)"
+            )
+        return local
+
+    def _total(self, split: str) -> int:
+        return sum(shard.count for shard in self.shards[split])
+
+    def _val_batches(self) -> int:
+        return batch_count(self._total("val"), self._ranks()[1], self._local_batch())
+
+    def _unfit_of(self, split: str) -> Unfit:
+        return self.unfit.setdefault(split, Unfit(self._total(split), self._max_unfit))
+
+    def _check_enough(self, split: str, workers: int) -> None:
+        total, world = self._total(split), self._ranks()[1]
+        if total < world * workers:
+            raise UserError(
+                f"the {split} split has {total} picture(s), fewer than {world} process(es) x {workers} worker(s): "
+                "use fewer of them"
+            )
+
+    def _open(self, split: str, workers: int, start: int) -> DataLoader:
+        training = split == "train"
+        order = Order(self.shards[split], self.seed, *self._ranks(), self._local_batch(), start, training)
+        batches = Batches(self._local_batch(), self.flip, None if training else self._val_batches())
+        return DataLoader(
+            DataPipeline(order, *self.stages(split, order), batches),
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            multiprocessing_context=self.multiprocessing_context if workers else None,
+            persistent_workers=workers > 0 and not training,  # the training stream is opened once
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            generator=torch.Generator(),  # or it would draw from, and so change, the global random state
+        )
+
+
+def _as_it_is(delivery: Any) -> Any:
+    return delivery

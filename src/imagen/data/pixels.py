@@ -1,0 +1,102 @@
+"""All pixel arithmetic: opening pictures, cutting and shrinking them, and the way between bytes and [-1, 1]."""
+
+import io
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+MAX_PIXELS = 2**26
+"""Pictures of more pixels (8192 x 8192) are refused before they are decoded: a 30 kB file can claim 256 megapixels."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+
+# img2dataset drops the EXIF tag from the bytes and leaves the camera's words for it in the json
+_UPRIGHT = {
+    "Mirrored horizontal": Image.Transpose.FLIP_LEFT_RIGHT,
+    "Rotated 180": Image.Transpose.ROTATE_180,
+    "Mirrored vertical": Image.Transpose.FLIP_TOP_BOTTOM,
+    "Mirrored horizontal then rotated 90 CCW": Image.Transpose.TRANSPOSE,
+    "Rotated 90 CW": Image.Transpose.ROTATE_270,
+    "Mirrored horizontal then rotated 90 CW": Image.Transpose.TRANSVERSE,
+    "Rotated 90 CCW": Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+
+
+def to_float(image: UInt8[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
+    """0..255 to [-1, 1], float32."""
+    return image.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(image: Float[Tensor, "*b 3 h w"]) -> UInt8[Tensor, "*b 3 h w"]:
+    """[-1, 1] to 0..255, rounded to nearest, clipped; undoes ``to_float`` exactly."""
+    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def downsample(image: Float[Tensor, "b 3 h w"], factor: int) -> Float[Tensor, "b 3 h//{factor} w//{factor}"]:
+    """Mean over ``factor`` x ``factor`` blocks: 256 -> 64 -> 16 equals 256 -> 16. ValueError if it does not divide."""
+    if factor < 1 or image.shape[-1] % factor or image.shape[-2] % factor:
+        raise ValueError(f"factor={factor} does not divide a picture of {image.shape[-2]} x {image.shape[-1]} pixels")
+    return F.avg_pool2d(image, factor)
+
+
+def open_picture(data: bytes, orientation: str | None = None) -> Image.Image:
+    """Decode a PNG, JPEG or WebP: upright, over white where transparent, RGB.
+
+    ``orientation`` is what the json says of the camera ("Rotated 90 CW"), used where the bytes carry no EXIF tag of
+    their own. ValueError says in a few words why a picture is of no use.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too large")
+        tagged = _ORIENTATION_TAG in picture.getexif()
+        picture.load()
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on bytes they did not expect
+        raise ValueError(f"picture cannot be decoded ({type(error).__name__})") from error
+    picture = _over_white(picture)
+    if tagged:
+        ImageOps.exif_transpose(picture, in_place=True)
+    elif orientation in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[orientation])
+    return picture
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    """RGB; what is transparent becomes white, never the colour that happens to lie under it."""
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion saturates to white
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def square(
+    picture: Image.Image, resolution: int, along: float = 0.5
+) -> UInt8[np.ndarray, "{resolution} {resolution} 3"]:
+    """Cut the largest square and shrink it, antialiased, to ``resolution``; pictures are never squashed or enlarged.
+
+    ``along`` in [0, 1] says where along the long side the square lies, 0.5 in the middle. Whole factors are plain block
+    means, as in ``downsample``. ValueError if the short side is smaller than ``resolution``.
+    """
+    side = min(picture.size)
+    if side < resolution:
+        raise ValueError(f"picture of {picture.width} x {picture.height} is smaller than {resolution} pixels")
+    if picture.size == (resolution, resolution):
+        return np.asarray(picture)
+    left, top = (round((length - side) * along) for length in picture.size)
+    box = (left, top, left + side, top + side)
+    if side % resolution == 0:
+        return np.asarray(picture.reduce(side // resolution, box))
+    # a box filter of a fractional factor takes now one pixel, now two; Hamming is the nearest that does not
+    return np.asarray(picture.resize((resolution, resolution), Image.Resampling.HAMMING, box))

@@ -1,0 +1,149 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagen.data import pixels
+
+
+def encoded(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def arrow() -> Image.Image:
+    """4 wide, 2 high, every pixel its own colour: no turn or mirror leaves it as it is."""
+    return Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10)
+
+
+def test_bytes_to_float_and_back_is_exact():
+    every = torch.arange(256, dtype=torch.uint8).repeat(3, 1)[None, :, :, None]
+    floats = pixels.to_float(every)
+    assert [floats.min(), floats.max()] == [-1, 1]
+    assert torch.equal(pixels.to_uint8(floats), every)
+
+
+def test_to_uint8_clips():
+    image = torch.tensor([-7.0, 0.0, 7.0]).view(3, 1, 1)
+    assert pixels.to_uint8(image).flatten().tolist() == [0, 128, 255]
+
+
+def test_downsampling_twice_is_downsampling_once():
+    image = torch.rand(2, 3, 64, 64, dtype=torch.float64) * 2 - 1
+    torch.testing.assert_close(pixels.downsample(pixels.downsample(image, 4), 4), pixels.downsample(image, 16))
+    assert torch.equal(pixels.downsample(image, 1), image)
+
+
+def test_a_factor_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="factor=3 does not divide"):
+        pixels.downsample(torch.zeros(1, 3, 16, 16), 3)
+
+
+def test_shrinking_bytes_is_the_block_mean_rounded_once():
+    picture = noise(64, 64)
+    shrunk = torch.from_numpy(pixels.square(picture, 16).copy()).permute(2, 0, 1)
+    image = pixels.to_float(torch.from_numpy(np.array(picture)).permute(2, 0, 1))[None]
+    mean = pixels.to_uint8(pixels.downsample(image, 4))[0]
+    assert (shrunk.int() - mean.int()).abs().max() <= 1  # an exact half may round either way
+    assert (shrunk == mean).float().mean() > 0.95
+
+
+def test_a_picture_of_the_right_size_is_left_alone():
+    picture = noise(16, 16)
+    assert np.array_equal(pixels.square(picture, 16), np.array(picture))
+
+
+@pytest.mark.parametrize(("along", "first"), [(0.0, 0), (0.5, 8), (1.0, 16)])
+def test_squares_are_cut_from_the_long_side(along: float, first: int):
+    picture = noise(48, 32)
+    crop = picture.crop((first, 0, first + 32, 32))
+    assert np.array_equal(pixels.square(picture, 32, along), np.array(crop))
+    tall = picture.transpose(Image.Transpose.TRANSPOSE)
+    assert np.array_equal(pixels.square(tall, 32, along), np.array(crop).transpose(1, 0, 2))
+
+
+def test_a_fractional_factor_is_antialiased_and_keeps_the_mean():
+    stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8)[None, :, None], (48, 24, 3)))
+    shrunk = pixels.square(stripes, 32).astype(float)
+    assert abs(shrunk.mean() - 127.5) < 2
+    assert shrunk.std() < 70  # nearest or an aliasing filter would keep about 127
+
+
+def test_a_picture_too_small_is_refused():
+    with pytest.raises(ValueError, match="40 x 30 is smaller than 32"):
+        pixels.square(noise(40, 30), 32)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_becomes_white(mode: str):
+    hidden = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    data = encoded(hidden.convert(mode)) if mode != "P" else encoded(hidden.quantize(4))
+    assert np.array(pixels.open_picture(data)).min() == 255
+
+
+def test_half_transparency_is_mixed_with_white():
+    data = encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 128)))
+    assert np.allclose(np.array(pixels.open_picture(data)), 127, atol=1)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB"])
+def test_every_mode_becomes_rgb(mode: str):
+    opened = pixels.open_picture(encoded(Image.new("RGB", (2, 2), "white").convert(mode)))
+    assert opened.mode == "RGB"
+    assert np.array(opened).min() == 255
+
+
+def test_cmyk_and_16_bit_grey_become_rgb():
+    cmyk = pixels.open_picture(encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG"))
+    assert np.array(cmyk).shape == (8, 8, 3)
+    assert np.array(cmyk).min() > 250
+    grey = Image.fromarray(np.full((2, 2), 0x8040, np.uint16))
+    assert np.array(pixels.open_picture(encoded(grey))).flatten().tolist() == [0x80] * 12
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_exif_turns_the_picture_upright_once(orientation: int, format: str):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = {value: key for key, value in zip(range(2, 9), pixels._UPRIGHT.values(), strict=True)}
+    turned = arrow()
+    if orientation > 1:
+        inverse = {Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270}
+        inverse |= {value: key for key, value in inverse.items()}
+        how = next(method for method, number in upright.items() if number == orientation)
+        turned = turned.transpose(inverse.get(how, how))
+    data = encoded(turned, format, exif=exif, **({"lossless": True} if format == "WEBP" else {}))
+    # the json speaks of the same turn: it must not be made twice
+    assert np.array_equal(np.array(pixels.open_picture(data, "Rotated 90 CW")), np.array(arrow()))
+
+
+def test_orientation_from_the_json_where_the_bytes_have_none():
+    data = encoded(arrow().transpose(Image.Transpose.ROTATE_90))
+    assert np.array_equal(np.array(pixels.open_picture(data, "Rotated 90 CW")), np.array(arrow()))
+    data = encoded(arrow())
+    for words in (None, "Horizontal (normal)", "nonsense"):
+        assert np.array_equal(np.array(pixels.open_picture(data, words)), np.array(arrow()))
+
+
+def test_what_is_no_picture_is_a_value_error():
+    truncated = encoded(noise(64, 64), "JPEG")[:1500]
+    for data in (b"", b"<html>not found</html>", truncated, encoded(noise(64, 64))[:2000], encoded(arrow(), "GIF")):
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            pixels.open_picture(data)
+
+
+def test_a_picture_with_too_many_pixels_is_refused_unread(monkeypatch: pytest.MonkeyPatch):
+    data = encoded(Image.new("1", (9000, 8000)))
+    assert len(data) < 40_000
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match="9000 x 8000 pixels is too large"):
+        pixels.open_picture(data)
