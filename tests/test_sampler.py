@@ -323,10 +323,10 @@ def test_too_few_generators_are_refused_not_shared() -> None:
 @every_solver
 def test_guided_sampling_reaches_the_guided_mean(name: str) -> None:
     """Both halves Gaussian of the same width: guidance moves the mean to null + w (conditional - null), no more."""
-    sampler, oracle = MAKE[name](200), GaussianOracle(-0.2, 0.5)
+    sampler, oracle = MAKE[name](100), GaussianOracle(-0.2, 0.5)
     x, grid = normal(2, 3, 4, 4), sampler.grid(COSINE)
     guided = sampler(ClassifierFreeGuidance(weight=3.0)(oracle), x, grid, conditioning(2, token=0.1), [])
-    assert torch.allclose(guided, GaussianOracle(0.1, 0.5).flow(x, -20, 20, conditioning(2)), atol=0.02)
+    assert torch.allclose(guided, GaussianOracle(0.1, 0.5).flow(x, -20, 20, conditioning(2)), atol=0.04)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "ddim_eta"])

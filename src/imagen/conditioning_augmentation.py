@@ -37,16 +37,16 @@ class GaussianAugmentation(ConditioningAugmentation):
     def __init__(self, schedule: NoiseSchedule, *, level_max: float) -> None:
         if not 0 < level_max <= 1:
             raise UserError(f"level_max={level_max} must be above 0 and at most 1.")
-        self._schedule = schedule
-        self._level_max = level_max
+        self.schedule = schedule
+        self.level_max = level_max
 
     def train_level(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        return self._level_max * u
+        return self.level_max * u
 
     def __call__(
         self, low_res: Float[Tensor, "b 3 hl wl"], level: Float[Tensor, " b"], noise: Float[Tensor, "b 3 hl wl"]
     ) -> tuple[Float[Tensor, "b 3 hl wl"], Float[Tensor, " b"]]:
-        logsnr = self._schedule.logsnr(level)
+        logsnr = self.schedule.logsnr(level)
         return diffuse(low_res, noise, logsnr), logsnr
 
 
@@ -54,7 +54,7 @@ class NoAugmentation(ConditioningAugmentation):
     """The picture as it is, at every level; the network is told the schedule's cleanest log-SNR."""
 
     def __init__(self, schedule: NoiseSchedule) -> None:
-        self._schedule = schedule
+        self.schedule = schedule
 
     def train_level(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return torch.zeros_like(u)
@@ -62,4 +62,4 @@ class NoAugmentation(ConditioningAugmentation):
     def __call__(
         self, low_res: Float[Tensor, "b 3 hl wl"], level: Float[Tensor, " b"], noise: Float[Tensor, "b 3 hl wl"]
     ) -> tuple[Float[Tensor, "b 3 hl wl"], Float[Tensor, " b"]]:
-        return low_res, self._schedule.logsnr(torch.zeros_like(level))
+        return low_res, self.schedule.logsnr(torch.zeros_like(level))

@@ -35,15 +35,15 @@ class ClassifierFreeGuidance(Guidance):
     """
 
     def __init__(self, *, weight: float) -> None:
-        self._weight = weight
+        self.weight = weight
 
     def __call__(self, denoise: Denoise) -> Denoise:
-        if self._weight == 1:
+        if self.weight == 1:
             return denoise
 
         def guided(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
             conditional, null = denoise_both(denoise, x_t, logsnr, cond, cond.null_text())
-            x0 = null.x0 + self._weight * (conditional.x0 - null.x0)
+            x0 = null.x0 + self.weight * (conditional.x0 - null.x0)
             return Prediction(x0, log_variance=conditional.log_variance)
 
         return guided

@@ -70,11 +70,11 @@ class Sampler(ABC):
     def __init__(self, *, num_steps: int) -> None:
         if num_steps < 1:
             raise UserError(f"num_steps={num_steps} must be at least 1.")
-        self._num_steps = num_steps
+        self.num_steps = num_steps
 
     def grid(self, schedule: NoiseSchedule) -> Float[Tensor, " s"]:
         """The log-SNRs that sampling from pure noise visits, noisiest first, in float64 on the CPU."""
-        return uniform_in_t(schedule, self._num_steps)
+        return uniform_in_t(schedule, self.num_steps)
 
     def __call__(
         self,
@@ -117,7 +117,7 @@ class DDPM(Sampler):
         super().__init__(num_steps=num_steps)
         if not 0 <= gamma <= 1:
             raise UserError(f"gamma={gamma} must be between 0 and 1.")
-        self._gamma = gamma
+        self.gamma = gamma
 
     def _steps(
         self, predict: Predict, x: Float[Tensor, "b 3 h w"], levels: list[Level], generators: list[torch.Generator]
@@ -126,7 +126,7 @@ class DDPM(Sampler):
             prediction = predict(x, here)
             kept = math.exp(here.logsnr - there.logsnr)
             mean = there.alpha * prediction.x0 + there.sigma * math.sqrt(kept) * epsilon(x, prediction, here)
-            gamma = 0.0 if there is levels[-1] else self._gamma
+            gamma = 0.0 if there is levels[-1] else self.gamma
             std = math.sqrt(1 - kept) * there.sigma ** (1 - gamma) * here.sigma**gamma
             x = mean + std * noise_like(x, generators)
             yield x, prediction
@@ -142,14 +142,14 @@ class DDIM(Sampler):
         super().__init__(num_steps=num_steps)
         if not 0 <= eta <= 1:
             raise UserError(f"eta={eta} must be between 0 and 1.")
-        self._eta = eta
+        self.eta = eta
 
     def _steps(
         self, predict: Predict, x: Float[Tensor, "b 3 h w"], levels: list[Level], generators: list[torch.Generator]
     ) -> Steps:
         for here, there in pairwise(levels):
             prediction = predict(x, here)
-            fresh = -(self._eta**2) * math.expm1(here.logsnr - there.logsnr)
+            fresh = -(self.eta**2) * math.expm1(here.logsnr - there.logsnr)
             moved = there.alpha * prediction.x0 + there.sigma * math.sqrt(1 - fresh) * epsilon(x, prediction, here)
             x = moved if fresh == 0 else moved + there.sigma * math.sqrt(fresh) * noise_like(x, generators)
             yield x, prediction

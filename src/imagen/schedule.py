@@ -98,7 +98,7 @@ class CosineSchedule(NoiseSchedule):
 class LinearSchedule(NoiseSchedule):
     """DDPM's betas 1e-4 to 0.02 in continuous time: ``alpha^2 = exp(-(0.1 t + 9.95 t^2))``, Imagen's 256-to-1024 stage.
 
-    The thousand-step product of (1 - beta) in the limit of many steps (arXiv 2011.13456, equation 33); ends at -10.05.
+    The thousand-step product of (1 - beta) in the limit of many steps (arXiv 2011.13456, appendix C); ends at -10.05.
     """
 
     def _ideal(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -109,7 +109,7 @@ class ShiftedCosineSchedule(NoiseSchedule):
     """The cosine curve moved by ``2 log(base_resolution / resolution)``: more noise on larger pictures.
 
     Averaging pixels raises the SNR: a picture of ``resolution``, shrunk to ``base_resolution``, then has the plain
-    cosine schedule. Simple diffusion, arXiv 2301.11093, section 2.1.
+    cosine schedule. Simple diffusion, arXiv 2301.11093.
     """
 
     def __init__(self, *, resolution: int, base_resolution: int, logsnr_min: float, logsnr_max: float) -> None:
@@ -124,7 +124,7 @@ class InterpolatedCosineSchedule(NoiseSchedule):
     """Shifted cosine whose base moves in t from ``base_resolution_clean`` (t = 0) to ``base_resolution_noise`` (t = 1).
 
     A small base at the noisy end settles the composition, a large one at the clean end leaves time for detail.
-    Simple diffusion, arXiv 2301.11093, section 2.1. UserError if the noisy base is the larger one.
+    Simple diffusion, arXiv 2301.11093. UserError if the noisy base is the larger one.
     """
 
     def __init__(

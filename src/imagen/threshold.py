@@ -48,13 +48,13 @@ class DynamicThreshold(Threshold):
     def __init__(self, *, percentile: float) -> None:
         if not 0 < percentile <= 1:
             raise UserError(f"percentile={percentile} must be above 0 and at most 1, e.g. 0.995.")
-        self._percentile = percentile
+        self.percentile = percentile
 
     def __call__(self, denoise: Denoise) -> Denoise:
         return _on_x0(denoise, self._clip)
 
     def _clip(self, x0: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        s = quantile(x0.abs().flatten(1).float(), self._percentile).to(x0.dtype).clamp(min=1)[:, None, None, None]
+        s = quantile(x0.abs().flatten(1).float(), self.percentile).to(x0.dtype).clamp(min=1)[:, None, None, None]
         return x0.clamp(-s, s) / s
 
 

@@ -29,23 +29,23 @@ class Uniform(Weighting):
 
 
 class MinSNR(Weighting):
-    """``min(SNR, gamma) / SNR``: caps what nearly clean pictures count (arXiv 2303.09556, section 3.4)."""
+    """``min(SNR, gamma) / SNR``: caps what nearly clean pictures count (arXiv 2303.09556)."""
 
     def __init__(self, *, gamma: float) -> None:
-        self._log_gamma = _log_positive("gamma", gamma)
+        self.gamma = _positive("gamma", gamma)
 
     def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        return (self._log_gamma - logsnr).clamp(max=0).exp()
+        return (math.log(self.gamma) - logsnr).clamp(max=0).exp()
 
 
 class SoftMinSNR(Weighting):
-    """``gamma / (SNR + gamma)``: min-SNR without the kink, gamma = 1 / sigma_data^2 (arXiv 2401.11605, section 3.4)."""
+    """``gamma / (SNR + gamma)``: min-SNR without the kink, gamma = 1 / sigma_data^2 (arXiv 2401.11605)."""
 
     def __init__(self, *, gamma: float) -> None:
-        self._log_gamma = _log_positive("gamma", gamma)
+        self.gamma = _positive("gamma", gamma)
 
     def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        return (self._log_gamma - logsnr).sigmoid()
+        return (math.log(self.gamma) - logsnr).sigmoid()
 
 
 class EDM(Weighting):
@@ -55,13 +55,13 @@ class EDM(Weighting):
     """
 
     def __init__(self, *, sigma_data: float) -> None:
-        self._log_precision = -2 * _log_positive("sigma_data", sigma_data)
+        self.sigma_data = _positive("sigma_data", sigma_data)
 
     def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        return 1 + (self._log_precision - logsnr).exp()
+        return 1 + (-logsnr).exp() / self.sigma_data**2
 
 
-def _log_positive(name: str, value: float) -> float:
+def _positive(name: str, value: float) -> float:
     if not 0 < value < math.inf:
         raise UserError(f"{name}={value} must be a positive number.")
-    return math.log(value)
+    return value
