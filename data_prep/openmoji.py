@@ -9,6 +9,7 @@ missing or were drawn otherwise.
 
 import hashlib
 import io
+import logging
 import re
 import sys
 import time
@@ -35,6 +36,8 @@ try:
     import pyvips
 except ImportError as error:
     sys.exit(f"error: the package {error.name} is missing: pip install 'imagen-lab[demo]'")
+
+logging.getLogger("pyvips").setLevel(logging.WARNING)  # it tells of every thread pool
 
 TONE = re.compile("[\U0001f3fb-\U0001f3ff]")
 TONE_WORDS = re.compile(r"_(medium-light|medium-dark|light|medium|dark)_skin_tone")

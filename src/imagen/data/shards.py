@@ -82,13 +82,19 @@ def write_tar(path: Path | str, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def read_members(tar: Path | str, suffix: str) -> Iterator[tuple[str, bytes]]:
-    """(key, content) of the members that end in ``suffix``, in the tar's order, seeking over all others."""
-    with tarfile.open(tar, "r:") as archive:
-        for info in archive:
-            if info.isfile() and info.name.endswith(suffix) and info.name != ENCODER_MEMBER:
-                content = archive.extractfile(info)
-                assert content is not None
-                yield info.name.removesuffix(suffix), content.read()
+    """(key, content) of the members that end in ``suffix``, in the tar's order, seeking over all others.
+
+    UserError where the tar is damaged.
+    """
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for info in archive:
+                if info.isfile() and info.name.endswith(suffix) and info.name != ENCODER_MEMBER:
+                    content = archive.extractfile(info)
+                    assert content is not None
+                    yield info.name.removesuffix(suffix), content.read()
+    except tarfile.TarError as error:
+        raise UserError(f"{tar} is damaged ({error}): remove it and write it again") from error
 
 
 def read_captions(tar: Path | str) -> dict[str, str]:
