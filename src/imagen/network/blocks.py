@@ -7,9 +7,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from imagen.network.kernels import attend, group_norm
 from imagen.types import Conditioning, TextEmbedding
 
 NORM_GROUPS = 32
@@ -42,11 +43,11 @@ class GroupNorm(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], scale_shift: Float[Tensor, "b c2"] | None = None
     ) -> Float[Tensor, "b c h w"]:
-        x = F.group_norm(x, self.num_groups, self.weight, self.bias)
-        if scale_shift is None:
-            return x
-        scale, shift = scale_shift[:, :, None, None].chunk(2, dim=1)
-        return torch.addcmul(shift, x, 1 + scale)
+        gain, bias = self.weight.expand(len(x), -1), self.bias.expand(len(x), -1)
+        if scale_shift is not None:
+            scale, shift = scale_shift.float().chunk(2, dim=1)
+            gain, bias = gain * (1 + scale), bias * (1 + scale) + shift
+        return group_norm(x, self.num_groups, gain, bias)
 
 
 class Upsample(nn.Module):
@@ -87,18 +88,6 @@ class ResBlock(nn.Module):
         h = self.conv2(F.silu(self.norm2(h, self.scale_shift(emb))))
         x = self.skip(self.resample(x)) + h
         return x if self.skip_scale == 1.0 else x * self.skip_scale
-
-
-def attend(
-    q: Float[Tensor, "b s k c"],
-    k: Float[Tensor, "b j k c"],
-    v: Float[Tensor, "b j k c"],
-    visible: Bool[Tensor, "b j"],
-) -> Float[Tensor, "b s kc"]:
-    """Softmax attention of every head over the visible keys; each example must have at least one."""
-    q, k, v = (a.transpose(1, 2) for a in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
-    return out.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):

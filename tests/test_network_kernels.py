@@ -1,0 +1,53 @@
+"""The CPU forms of normalization and attention against PyTorch's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from imagen.network.kernels import attend, group_norm
+
+
+def random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_group_norm_is_torchs(layout: torch.memory_format, mean: float):
+    x = (random(3, 12, 5, 4, seed=0) + mean).contiguous(memory_format=layout).requires_grad_()
+    gain, bias = random(3, 12, seed=1).requires_grad_(), random(3, 12, seed=2).requires_grad_()
+    upstream = random(3, 12, 5, 4, seed=3)
+
+    out = group_norm(x, 4, gain, bias)
+    want = (F.group_norm(x.double(), 4) * gain[:, :, None, None] + bias[:, :, None, None]).float()
+
+    torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-4)
+    got = torch.autograd.grad((out * upstream).sum(), (x, gain, bias))
+    expected = torch.autograd.grad((want * upstream).sum(), (x, gain, bias))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-4)
+
+
+def test_group_norm_in_bf16_keeps_a_large_mean():
+    x = (random(2, 8, 16, 16, seed=0) + 20.0).bfloat16()
+    ones = torch.ones(2, 8)
+    out = group_norm(x, 4, ones, 0 * ones)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), F.group_norm(x.float(), 4), rtol=0.02, atol=0.02)
+
+
+def test_group_norm_of_a_flat_picture_is_the_bias():
+    out = group_norm(torch.full((1, 4, 2, 2), 3.0), 2, torch.ones(1, 4), torch.full((1, 4), 0.5))
+    torch.testing.assert_close(out, torch.full((1, 4, 2, 2), 0.5))
+
+
+def test_attend_is_torchs():
+    q, k, v = random(2, 6, 3, 4, seed=0), random(2, 9, 3, 4, seed=1), random(2, 9, 3, 4, seed=2)
+    visible = torch.arange(9) < torch.tensor([[9], [4]])
+    want = F.scaled_dot_product_attention(*(a.transpose(1, 2) for a in (q, k, v)), attn_mask=visible[:, None, None])
+    torch.testing.assert_close(attend(q, k, v, visible), want.transpose(1, 2).flatten(2))
+
+
+def test_attend_sees_no_hidden_key():
+    q, k, v = random(1, 2, 1, 4, seed=0), random(1, 3, 1, 4, seed=1), random(1, 3, 1, 4, seed=2)
+    visible = torch.tensor([[True, True, False]])
+    torch.testing.assert_close(attend(q, k, v, visible), attend(q, k[:, :2], v[:, :2], visible[:, :2]))

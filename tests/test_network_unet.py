@@ -1,0 +1,160 @@
+"""The base U-Net: size at the paper's scale, padding, layouts, precision and compilation."""
+
+import subprocess
+import sys
+import textwrap
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from imagen.errors import UserError
+from imagen.network.unet import UNet
+from imagen.types import Conditioning, TextEmbedding
+
+PAPER: dict[str, Any] = {
+    "image_size": 64,
+    "text_width": 4096,
+    "width": 512,
+    "emb_mult": 4,
+    "channel_mult": [1, 2, 3, 4],
+    "num_res_blocks": [3, 3, 3, 3],
+    "attention_resolutions": [32, 16, 8],
+    "head_channels": 64,
+    "skip_scale": 1.0,
+    "low_res": False,
+}
+SMALL: dict[str, Any] = PAPER | {
+    "image_size": 16,
+    "text_width": 12,
+    "width": 16,
+    "channel_mult": [1, 2],
+    "num_res_blocks": [1, 2],
+    "attention_resolutions": [8],
+    "head_channels": 8,
+}
+
+
+def small(**changes: Any) -> UNet:
+    """A small network whose zero-initialised layers are given weights, so that every part tells in the output."""
+    generator = torch.Generator().manual_seed(0)
+    network = UNet(**(SMALL | changes))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def inputs(padded_to: int = 5, padding: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.arange(padded_to) < torch.tensor([[4], [2], [0]])
+    tokens = torch.randn(3, 20, 12, generator=generator)[:, :padded_to].masked_fill(~mask[:, :, None], padding)
+    x = torch.randn(3, 3, 16, 16, generator=generator)
+    return x, torch.tensor([-9.0, 0.0, 9.0]), Conditioning(TextEmbedding(tokens, mask))
+
+
+@pytest.mark.parametrize(
+    ("width", "least", "most"), [(512, 2.0, 2.4), (320, 0.8, 1.25), (256, 0.48, 0.60), (192, 0.28, 0.42)]
+)
+def test_paper_sizes(width: int, least: float, most: float):
+    with torch.device("meta"):
+        UNet(**(PAPER | {"width": 64}))  # torch loads its meta kernels once
+        start = time.perf_counter()
+        network = UNet(**(PAPER | {"width": width}))
+    assert time.perf_counter() - start < 1.0
+    assert least < sum(p.numel() for p in network.parameters()) / 1e9 < most
+
+
+def test_attention_follows_every_block_of_its_levels():
+    with torch.device("meta"):
+        network = UNet(**PAPER)
+    heads = [m.num_heads for m in network.modules() if type(m).__name__ == "SelfAttention"]
+    assert sorted(heads) == [16] * 7 + [24] * 7 + [32] * 8
+
+
+def test_padding_changes_nothing_and_empty_text_is_borne():
+    network = small()
+    want = network(*inputs())
+    assert want.shape == (3, 3, 16, 16)
+    assert want.isfinite().all()
+    torch.testing.assert_close(network(*inputs(padded_to=9, padding=1e3)), want, rtol=1e-4, atol=1e-5)
+
+
+def test_text_noise_level_and_low_res_tell():
+    network = small(low_res=True)
+    x, logsnr, cond = inputs()
+    low_res = torch.randn(3, 3, 8, 8)
+
+    def out(cond: Conditioning, logsnr: torch.Tensor = logsnr, low_res: torch.Tensor = low_res, level: float = 0.0):
+        return network(x, logsnr, Conditioning(cond.text, low_res, torch.full((3,), level)))
+
+    want = out(cond)
+    assert (out(cond.null_text()) - want)[:2].abs().amax(dim=(1, 2, 3)).min() > 1e-3
+    for other in (out(cond, logsnr=logsnr + 1), out(cond, low_res=-low_res), out(cond, level=3.0)):
+        assert (other - want).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+
+
+def test_the_network_starts_as_zero_and_every_weight_learns():
+    x, logsnr, cond = inputs()
+    assert not UNet(**SMALL)(x, logsnr, cond).any()
+    network = small()
+    network(x, logsnr, cond).square().sum().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def test_an_example_does_not_see_its_neighbours():
+    network = small()
+    x, logsnr, cond = inputs()
+    alone = Conditioning(TextEmbedding(cond.text.tokens[:1], cond.text.mask[:1]))
+    torch.testing.assert_close(network(x[:1], logsnr[:1], alone), network(x, logsnr, cond)[:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_bf16_autocast_is_near_float32(layout: torch.memory_format):
+    network = small()
+    x, logsnr, cond = inputs()
+    want = network(x, logsnr, cond)
+    network = network.to(memory_format=layout)  # type: ignore[call-overload]
+    with torch.autocast("cpu", torch.bfloat16):
+        got = network(x.contiguous(memory_format=layout), logsnr, cond)
+    assert got.dtype == torch.float32
+    assert (got - want).square().mean() < 1e-3 * want.square().mean()
+    got.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_res_blocks": [1]}, "num_res_blocks"),
+        ({"image_size": 17}, "resolution=17"),
+        ({"head_channels": 24}, "head_channels=24"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(changes: dict[str, Any], named: str):
+    with pytest.raises(UserError, match=named):
+        UNet(**(SMALL | changes))
+
+
+def test_compiles_without_a_graph_break():
+    program = f"""
+    import torch
+    from imagen.network.unet import UNet
+    from imagen.types import Conditioning, TextEmbedding
+    torch.manual_seed(0)
+    network = UNet(**{SMALL | {"num_res_blocks": [1, 1]}!r})
+    torch.nn.init.normal_(network.conv_out.weight)
+    cond = Conditioning(TextEmbedding(torch.randn(2, 4, 12), torch.arange(4) < torch.tensor([[4], [2]])))
+    x, logsnr = torch.randn(2, 3, 16, 16), torch.zeros(2)
+    want = network(x, logsnr, cond)
+    got = torch.compile(network, fullgraph=True, backend="aot_eager")(x, logsnr, cond)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    got.sum().backward()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_there_is_no_randomness_inside():
+    assert not [m for m in small().modules() if isinstance(m, nn.Dropout)]
