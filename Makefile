@@ -1,0 +1,59 @@
+# Imagen Lab's commands. `make demo` and `make test` are all that a user needs; the rest serves development.
+#
+#   PYTHON=python3.12   the Python that makes .venv (3.11 to 3.13); found by itself if one is on the PATH
+#   PIP_ARGS="..."      anything more for pip install, such as the index of a CPU or CUDA build of torch (see README)
+
+SUITS := import sys, venv, ensurepip; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c "$(SUITS)" 2>/dev/null && echo $$p && break; done)
+PIP_ARGS ?=
+
+BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install -c constraints.txt $(PIP_ARGS)
+PINNED := pyproject.toml constraints.txt
+
+.PHONY: help demo test lint format types clean
+
+help:
+	@echo "make demo    train a three-stage cascade on real pictures and draw from it (20 minutes on 2 CPU cores)"
+	@echo "make test    run every test, without a network"
+	@echo "make lint    ruff: style and format;  make format: put it right"
+	@echo "make types   pyright"
+	@echo "make clean   remove .venv and caches; data/ and outputs/ stay"
+
+demo: $(BIN)/.demo
+	$(BIN)/python -m imagen.demo
+
+# the models and accounts that tests could reach for are out of bounds: they must pass with no network
+test: $(BIN)/.dev
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
+
+lint: $(BIN)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(BIN)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(BIN)/.dev
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache src/*.egg-info
+	find . -name __pycache__ -type d -not -path './data/*' -not -path './outputs/*' -prune -exec rm -rf {} +
+
+# A stamp is written last, so an interrupted installation is taken up again. dev includes demo.
+$(BIN)/.demo: $(PINNED) | $(BIN)/python
+	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(BIN)/.dev: $(PINNED) | $(BIN)/python
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(BIN)/.demo
+
+$(BIN)/python:
+	@$(or $(PYTHON),false) -c "$(SUITS)" 2>/dev/null || { \
+		echo "Imagen Lab needs Python 3.11, 3.12 or 3.13 with its venv module: install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv .venv
