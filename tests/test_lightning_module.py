@@ -1,5 +1,4 @@
 import lightning
-import pytest
 import torch
 
 from imagen import build
@@ -26,16 +25,15 @@ def fit(*overrides: str) -> tuple[build.DiffusionModule, lightning.Trainer]:
     return module, trainer
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_two_accumulated_halves_equal_the_whole():
-    whole, _ = fit("batch_size=8")
-    halves, trainer = fit("batch_size=8", "trainer.accumulate_grad_batches=2")
+    smooth = "optimizer.eps=1.0e-3"  # Adam blows the rounding of gradients near zero up to whole steps
+    whole, _ = fit("batch_size=8", smooth)
+    halves, trainer = fit("batch_size=8", smooth, "trainer.accumulate_grad_batches=2")
     assert trainer.global_step == 4
     for one, two in zip(whole.parameters(), halves.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_only_the_network_is_trained_and_the_average_follows_it():
     module, _ = fit("ema.decay=0.5")
     trained = {id(p) for group in module.trainer.optimizers[0].param_groups for p in group["params"]}

@@ -12,12 +12,14 @@ from imagen.errors import UserError
 from imagen.runs import RunFolder, read_checkpoint, read_weights
 from imagen.training import train
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-
 
 def toy(tmp_path, *overrides: str) -> DictConfig:
     small = ["max_steps=6", "batch_size=4", "validate_every_n_steps=3", "data.num_workers=0"]
-    quiet = ["callback=[checkpoint,loss_by_logsnr]", "callback.checkpoint.every_n_steps=2", "trainer.log_every_n_steps=1"]
+    quiet = [
+        "callback=[checkpoint,loss_by_logsnr]",
+        "callback.checkpoint.every_n_steps=2",
+        "trainer.log_every_n_steps=1",
+    ]
     return compose("train", ["experiment=toy", f"output_dir={tmp_path}", *small, *quiet, *overrides])
 
 
@@ -47,7 +49,7 @@ def test_a_run_leaves_what_the_contract_says(uninterrupted):
     assert {"config.yaml", "metrics.jsonl", "checkpoints", "weights.safetensors", "done.json"} <= names
     assert json.loads(uninterrupted.done.read_text())["step"] == 6
     logged = rows(uninterrupted)
-    assert {"step": 6, "images": 24} == {key: logged[-1][key] for key in ("step", "images")}
+    assert {key: logged[-1][key] for key in ("step", "images")} == {"step": 6, "images": 24}
     assert [row["step"] for row in logged if row["name"] == "val/loss"] == [3, 6]
     assert [row["step"] for row in logged if row["name"] == "train/loss"] == [1, 2, 3, 4, 5, 6]
     assert any(row["name"].startswith("val/loss_logsnr_") for row in logged)

@@ -1,5 +1,6 @@
 """Configs become objects here and nowhere else: the only file that calls Hydra's ``instantiate``."""
 
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,15 +105,21 @@ def build_module(cfg: DictConfig) -> DiffusionModule:
 
 def build_trainer(cfg: DictConfig, folder: RunFolder, log: Logger) -> lightning.Trainer:
     """Lightning's Trainer with the config's callbacks and loggers; its ``default_root_dir`` is the run's folder."""
-    loggers = [log, *(instantiate(node) for node in cfg.logger.values())] if cfg.logger else [log]
     fixed = {
         "default_root_dir": str(folder.path),
-        "callbacks": [instantiate(node) for node in cfg.callback.values()],
-        "logger": loggers,
+        "callbacks": _picked(cfg, "callback"),
+        "logger": [log, *_picked(cfg, "logger")],
         "enable_checkpointing": False,  # the checkpoint callback's work
         "enable_model_summary": False,
     }
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its greetings
     return instantiate(cfg.trainer, **fixed)
+
+
+def _picked(cfg: DictConfig, choice: str) -> list[Any]:
+    """The objects of a choice of many: an empty one leaves no key, settings of an option not picked make no object."""
+    return [instantiate(node) for node in cfg.get(choice, {}).values() if "_target_" in node]
 
 
 def _check(cfg: DictConfig) -> None:

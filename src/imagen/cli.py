@@ -12,7 +12,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue
 
 from imagen.errors import UserError
 
@@ -61,11 +61,11 @@ class one_sentence:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, InstantiationException) and isinstance(error.__cause__, UserError):
-            error = error.__cause__
         if isinstance(error, UserError):
             sys.exit(f"error: {error}")
-        if isinstance(error, HydraException | OmegaConfBaseException):
+        if isinstance(error, MissingMandatoryValue):
+            sys.exit(f"error: {error.full_key} is missing; give it as {error.full_key}=...")
+        if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
             sys.exit(f"error: {explain(error, self.config_name)}")
 
 

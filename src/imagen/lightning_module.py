@@ -83,9 +83,6 @@ class DiffusionModule(lightning.LightningModule):
         scheduler = self.make_lr_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device, non_blocking=device.type == "cuda")
-
     def provenance(self) -> dict[str, Any]:
         """The run's config and the fingerprint of the encoder that its text embeddings were read from."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -46,7 +46,7 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        step = step or 0
+        step = (step or 0) + 1  # Lightning counts the step in hand; a row tells of the state after it
         rows = [
             {"step": step, "images": step * self.global_batch, "name": name, "value": float(value)}
             for name, value in metrics.items()

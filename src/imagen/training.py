@@ -17,6 +17,13 @@ from imagen.metrics_log import MetricsLog
 from imagen.runs import RunFolder, Weights, read_checkpoint
 
 
+EXPECTED_WARNINGS = (
+    "does not have many workers",  # how many serve is the config's choice
+    "in eval mode at the start of training",  # the averaged network
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own
+)
+
+
 def train(cfg: DictConfig) -> RunFolder:
     """Train, resuming where the run folder stopped; write the averaged weights and, last, ``done.json``.
 
@@ -61,8 +68,8 @@ def _fit(
 ) -> None:
     torch.set_float32_matmul_precision("high")
     with warnings.catch_warnings():
-        # Lightning's advice to use more workers; how many serve is the config's choice
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        for expected in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=f".*{expected}")
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
 
 

@@ -26,7 +26,9 @@ class Checkpoint(lightning.Callback):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._ask_to_stop)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.fit_loop._should_accumulate():  # between two halves of one step there is nothing whole to save
             return
         stop = trainer.strategy.reduce_boolean_decision(self.stopped_by is not None, all=False)
@@ -34,7 +36,10 @@ class Checkpoint(lightning.Callback):
         if stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
             trainer.save_checkpoint(RunFolder.of_trainer(trainer).checkpoints / checkpoint_name(step))
             self._prune(trainer)
-        trainer.should_stop = trainer.should_stop or stop
+        if stop:
+            trainer.should_stop = True
+            if (batch_idx + 1) % trainer.val_check_batch:
+                trainer.limit_val_batches = 0  # else Lightning validates before it lets go, due or not
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._give_back_signals()
