@@ -1,0 +1,1 @@
+"""Numbers that say how well pictures follow their prompts."""

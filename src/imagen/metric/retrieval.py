@@ -1,0 +1,161 @@
+"""Does the picture follow the words? Retrieval among the pictures of the training set, against shuffled prompts.
+
+Two questions, each asked again with the prompts shuffled among the samples, which shows what pictures that ignore their
+prompt would score:
+
+1. Trained captions: is the caption's own picture among the k pictures nearest to its sample?
+2. Held-out captions: is the caption of the nearest picture close to the prompt in meaning?
+
+Nearness of pictures is L2 over uint8 pixels at the samples' own size, computed exactly.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from imagen.errors import UserError
+from imagen.randomness import generator_of
+from imagen.types import TextEmbedding
+
+
+class Retrieval:
+    """Both questions, as numbers for a report.
+
+    ``num_captions`` is how many trained captions are asked (the caller takes the first in hash order), ``k`` the sizes
+    of the neighbourhood, ``permutations`` how many shuffles the held-out p-value counts, ``seed`` that of the shuffles.
+    """
+
+    def __init__(self, *, num_captions: int, k: list[int], permutations: int, seed: int) -> None:
+        if not k or min(k) < 1:
+            raise UserError(f"metric.k={k} must list at least one neighbourhood size, each at least 1")
+        if num_captions < 2 or permutations < 1:
+            raise UserError(
+                f"metric.num_captions={num_captions} must be at least 2 and permutations={permutations} at least 1"
+            )
+        self.num_captions, self.k, self.permutations, self.seed = num_captions, k, permutations, seed
+
+    def __call__(
+        self, samples: UInt8[Tensor, "m 3 h w"], own: Int[Tensor, " m"], pictures: UInt8[Tensor, "n 3 h w"]
+    ) -> dict[str, float]:
+        """Share of samples with a hit: ``retrieval_top<k>`` and ``retrieval_top<k>_shuffled`` for every k.
+
+        ``own[i]`` is the row in ``pictures`` of the picture whose caption sample i was drawn from; ``pictures`` are all
+        of the set. By chance a share of about k / n hits.
+        """
+        _check(samples, pictures, largest_k=max(self.k))
+        shuffle = derangement(len(own), generator_of(self.seed, "retrieval", "shuffle"))
+        ranks = {"": own_rank(samples, own, pictures), "_shuffled": own_rank(samples, own[shuffle], pictures)}
+        return {
+            f"retrieval_top{k}{suffix}": (rank < k).double().mean().item()
+            for k in self.k
+            for suffix, rank in ranks.items()
+        }
+
+    def heldout(
+        self,
+        samples: UInt8[Tensor, "m 3 h w"],
+        own: Int[Tensor, " m"],
+        pictures: UInt8[Tensor, "n 3 h w"],
+        sentences: Float[Tensor, "n d"],
+    ) -> dict[str, float]:
+        """Mean cosine between the prompts' sentences and those of the nearest pictures' captions, of all in the set.
+
+        ``heldout_cosine``; ``heldout_cosine_shuffled``, its mean over the shuffles; ``heldout_p``, see
+        ``permutation_test``. ``sentences[j]`` is the sentence embedding of the caption of ``pictures[j]``.
+        """
+        _check(samples, pictures, largest_k=1)
+        unit = F.normalize(sentences.double(), dim=-1)
+        cosine = unit[own] @ unit[nearest(samples, pictures)].T
+        observed, shuffled, p = permutation_test(
+            cosine, self.permutations, generator_of(self.seed, "retrieval", "permutations")
+        )
+        return {"heldout_cosine": observed, "heldout_cosine_shuffled": shuffled, "heldout_p": p}
+
+
+def first_in_hash_order(captions: Iterable[str], count: int) -> list[str]:
+    """The ``count`` captions whose SHA-256 (of their UTF-8) is smallest, in that order; equal captions count once.
+
+    A choice that nobody made by eye, and that stays when other captions come or go.
+    """
+    return sorted(set(captions), key=lambda caption: hashlib.sha256(caption.encode()).digest())[:count]
+
+
+def sentence_embedding(text: TextEmbedding) -> Float[Tensor, "b d"]:
+    """One unit vector a caption: the mean over its real tokens, special tokens too, as MiniLM's sentences are made."""
+    weight = text.mask[..., None].to(text.tokens.dtype)
+    return F.normalize((text.tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1), dim=-1)
+
+
+def own_rank(
+    samples: UInt8[Tensor, "m 3 h w"], own: Int[Tensor, " m"], pictures: UInt8[Tensor, "n 3 h w"]
+) -> Int[Tensor, " m"]:
+    """How many pictures stand before ``pictures[own[i]]`` when they are sorted by their distance from sample i.
+
+    A picture identical to the own one never stands before it; another one at the very same distance does, so that a
+    sample that lies equally far from everything hits nothing.
+    """
+    identity = torch.unique(pictures.flatten(1), dim=0, return_inverse=True)[1]
+    ranks = []
+    for rows, distance in _squared_distances(samples, pictures):
+        others = identity[None, :] != identity[own[rows]][:, None]
+        not_farther = distance <= distance.gather(1, own[rows][:, None])
+        ranks.append((not_farther & others).sum(dim=1))
+    return torch.cat(ranks)
+
+
+def nearest(samples: UInt8[Tensor, "m 3 h w"], pictures: UInt8[Tensor, "n 3 h w"]) -> Int[Tensor, " m"]:
+    """Row of the picture nearest to each sample; of several equally near, the first."""
+    return torch.cat([distance.argmin(dim=1) for _, distance in _squared_distances(samples, pictures)])
+
+
+def derangement(count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
+    """A random permutation without fixed points (one cycle through all), for ``count`` of at least 2."""
+    assert count >= 2
+    order = torch.randperm(count, generator=generator)
+    shuffle = torch.empty_like(order)
+    shuffle[order] = order.roll(1)
+    return shuffle
+
+
+def permutation_test(
+    similarity: Float[Tensor, "m m"], permutations: int, generator: torch.Generator
+) -> tuple[float, float, float]:
+    """Is the diagonal of ``similarity`` larger than if rows were paired with columns at random?
+
+    Returns the diagonal's mean, its mean over random permutations of the rows, and the one-sided p-value
+    (1 + #{permuted >= observed}) / (1 + permutations), which is never 0 (Phipson & Smyth 2010).
+    """
+    m = similarity.shape[0]
+    column = torch.arange(m)
+    means = []
+    for start in range(0, permutations, 1024):
+        count = min(1024, permutations - start)
+        rows = torch.rand(count, m, generator=generator, dtype=torch.float64).argsort(dim=1)
+        means.append(similarity[rows, column].double().mean(dim=1))
+    permuted, observed = torch.cat(means), similarity.diagonal().double().mean().item()
+    # sums in another order differ in the last digits: what is equal in truth must count as equal
+    as_large = int((permuted >= observed - 1e-9 * max(1.0, abs(observed))).sum())
+    return observed, permuted.mean().item(), (1 + as_large) / (1 + permutations)
+
+
+def _squared_distances(samples: Tensor, pictures: Tensor, chunk: int = 256) -> Iterator[tuple[slice, Tensor]]:
+    # whole numbers below 2^53 throughout, hence exact in float64 in any order of summing
+    flat = pictures.flatten(1).double()
+    length = flat.square().sum(dim=1)
+    for start in range(0, len(samples), chunk):
+        rows = slice(start, start + chunk)
+        sample = samples[rows].flatten(1).double()
+        yield rows, sample.square().sum(dim=1, keepdim=True) + length - 2 * sample @ flat.T
+
+
+def _check(samples: Tensor, pictures: Tensor, largest_k: int) -> None:
+    if len(samples) < 2:
+        raise UserError(f"{len(samples)} captions cannot be shuffled: retrieval needs at least 2")
+    if largest_k >= len(pictures):
+        raise UserError(
+            f"metric.k={largest_k} says nothing among {len(pictures)} pictures: take a smaller k or a larger set"
+        )
