@@ -75,11 +75,12 @@ def encode(encoder: TextEncoder, captions: list[str], batch_size: int, bar: tqdm
         batch = distinct[i : i + batch_size]
         text = encoder.encode(batch)
         tokens = text.tokens.to(torch.float16)
-        if not tokens.isfinite().all():
-            bad = [caption for caption, rows in zip(batch, tokens, strict=True) if not rows.isfinite().all()]
-            raise UserError(f"text_encoder {encoder.name} gives infinite or undefined tokens in float16 for {bad[0]!r}")
         for caption, rows, real in zip(batch, tokens.cpu(), text.mask.cpu(), strict=True):
             encoded[caption] = rows[real]
+            if not encoded[caption].isfinite().all():
+                raise UserError(
+                    f"text_encoder {encoder.name} gives infinite or undefined tokens for {caption!r} in float16"
+                )
         bar.update(len(batch))
     return encoded
 
@@ -114,8 +115,7 @@ def embed_shard(encoder: TextEncoder, tar: Path, sidecar: Path, cfg: DictConfig,
     counts.bytes += sidecar.stat().st_size
 
 
-@main("data_prep/embed_text")
-def run(cfg: DictConfig) -> None:
+def embed_set(cfg: DictConfig) -> None:
     """Embed every split of ``cfg.root``."""
     if cfg.batch_size < 1 or not 0 <= cfg.part < cfg.parts:
         raise UserError(
@@ -146,4 +146,4 @@ def run(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    main("data_prep/embed_text")(embed_set)()

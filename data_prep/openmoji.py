@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from imagen.cli import main
+from imagen.data import pixels
 from imagen.data.shards import SPLITS, images_folder
 from imagen.data.writer import all_whole, is_whole, remove_surplus, sample_row, shard_key, write_shard
 from imagen.errors import UserError
@@ -127,7 +128,7 @@ def families(pictures: list[Emoji]) -> list[str]:
     first: dict[str, int] = {}
     for i, one in enumerate(tqdm(pictures, desc="comparing", unit="picture")):
         # compared small: two files may draw the same thing a hair apart, and 16 pixels is what a base stage sees
-        small = draw(one.svg, 256).resize((16, 16), Image.Resampling.BOX)
+        small = pixels.square(draw(one.svg, 256), 16)
         drawing = hashlib.sha256(small.tobytes()).hexdigest()
         for mark in (f"code {one.bases[0]}", f"name {one.bases[1]}", f"drawing {drawing}"):
             parent[root(i)] = root(first.setdefault(mark, i))
@@ -164,9 +165,9 @@ def rows(pictures: list[Emoji], shard: int, size: int, cfg: DictConfig) -> list[
 
 
 def png(picture: Image.Image, size: int) -> bytes:
-    """``picture`` averaged over boxes down to ``size``, as the loader and the cascade do it."""
+    """``picture`` shrunk to ``size`` as the loader does it: block means."""
     content = io.BytesIO()
-    picture.resize((size, size), Image.Resampling.BOX).save(content, "PNG")
+    Image.fromarray(pixels.square(picture, size)).save(content, "PNG")
     return content.getvalue()
 
 
@@ -206,8 +207,7 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"{named}: the first two must be at least 1 and validation in [0, 1)")
 
 
-@main("data_prep/openmoji")
-def run(cfg: DictConfig) -> None:
+def draw_set(cfg: DictConfig) -> None:
     """Draw the set that ``cfg`` describes, or what is missing of it."""
     check(cfg)
     said = {key: cfg[key] for key in ("size", "skin_tones", "validation", "shard_size", "limit")}
@@ -229,4 +229,4 @@ def run(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    main("data_prep/openmoji")(draw_set)()

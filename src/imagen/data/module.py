@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from webdataset.pipeline import DataPipeline
 
-from imagen.data.stream import Batches, Delivery, Fault, Order, Shard, batch_count
+from imagen.data.stream import Batches, Delivery, Fault, Order, Shard, as_it_is, batch_count
 from imagen.errors import UserError
 from imagen.text_encoder import TextEncoder
 from imagen.types import Batch
@@ -180,16 +180,12 @@ class StreamModule(lightning.LightningDataModule, ABC):
         order = Order(self.shards[split], self.seed, *self._ranks(), self._local_batch(), start, training)
         batches = Batches(self._local_batch(), self.flip, None if training else self._val_batches())
         return DataLoader(
-            DataPipeline(order, *self.stages(split, order), batches),
+            DataPipeline(order, *self.stages(split, order), batches),  # type: ignore[arg-type]
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=workers,
             multiprocessing_context=self.multiprocessing_context if workers else None,
             persistent_workers=workers > 0 and not training,  # the training stream is opened once
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from, and so change, the global random state
         )
-
-
-def _as_it_is(delivery: Any) -> Any:
-    return delivery

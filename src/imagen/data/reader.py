@@ -82,6 +82,8 @@ def read_shard(shard: Shard, fingerprint: dict[str, Any]) -> Iterator[Raw]:
             return
         found += 1
         yield raw
+    if found < shard.count:
+        log.warning("%s is damaged: it gave %d of its %d samples", shard.images, found, shard.count)
     for missing in range(found, shard.count):
         yield Raw(str(shard.images), f"#{missing}")
 
@@ -152,7 +154,7 @@ def _members(tar: Path) -> Iterator[tuple[str, bytes]]:
                     raise tarfile.ReadError("unexpected end of data")
                 yield info.name, content
     except (tarfile.TarError, OSError) as error:
-        log.warning("%s is damaged (%s): what follows in it is lost", tar, error)
+        log.warning("%s cannot be read on (%s)", tar, error)
 
 
 @dataclass(frozen=True)

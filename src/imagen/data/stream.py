@@ -1,7 +1,8 @@
 """The order in which samples are read, shuffled, resumed and batched: a pure function of seed, epoch and place.
 
 A pipeline is ``Order`` -> a reader of its pieces -> ``Shuffle`` -> ``Order.skip`` -> a decoder -> ``Batches``. Every
-stage is picklable, and the process's rank is handed in: a spawned worker cannot ask torch.distributed for it.
+stage is picklable, and the process's rank is handed in: a spawned worker cannot ask torch.distributed for it. Nor does
+a worker need Lightning, which takes seconds to import: so nothing that it runs is defined beside a data module.
 """
 
 import itertools
@@ -142,6 +143,23 @@ class Sample(NamedTuple):
     caption: str
 
 
+@dataclass(frozen=True)
+class ReadMemory:
+    """Pieces of the one shard that lies in memory into (epoch, sample) pairs."""
+
+    samples: list[Sample]
+
+    def __call__(self, pieces: Iterable[Piece]) -> Iterator[tuple[int, Sample]]:
+        for piece in pieces:
+            for sample in self.samples[piece.first :: piece.step]:
+                yield piece.epoch, sample
+
+
+def without_epoch(pairs: Iterable[tuple[int, Sample]]) -> Iterator[Sample]:
+    """For samples that need no decoding: the sample of each (epoch, sample) pair."""
+    return (sample for _, sample in pairs)
+
+
 class Fault(NamedTuple):
     """A sample that could not be used, and why."""
 
@@ -151,7 +169,7 @@ class Fault(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What a worker sends: a batch and the faults met on the way; no batch where it gave up, having met nothing else."""
+    """What a worker sends: a batch and the faults met on the way; no batch where it met nothing else and gave up."""
 
     batch: Batch | None
     faults: list[Fault]
@@ -190,6 +208,11 @@ class Batches:
         if samples or faults:
             samples += samples[-1:] * holes
             yield Delivery(collate(samples, self.flip) if samples else None, faults)
+
+
+def as_it_is(delivery: Any) -> Any:
+    """What a DataLoader does with deliveries, which are collated already: nothing."""
+    return delivery
 
 
 def batch_count(total: int, world: int, size: int) -> int:

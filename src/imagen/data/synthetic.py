@@ -1,8 +1,7 @@
 """Coloured shapes with captions, made in memory: each caption has exactly one true picture."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from imagen.data.module import StreamModule
-from imagen.data.stream import Order, Piece, Sample, Shard, Shuffle
+from imagen.data.stream import Order, ReadMemory, Sample, Shard, Shuffle, without_epoch
 from imagen.errors import UserError
 from imagen.randomness import seed_of
 from imagen.text_encoder import TextEncoder
@@ -74,22 +73,6 @@ def _inside(shape: str, x: Float[np.ndarray, "1 w"], y: Float[np.ndarray, "h 1"]
         "triangle": (np.abs(x) < (y + 0.7) / 2) & (y < 0.7),
         "cross": (np.minimum(np.abs(x), np.abs(y)) < 0.2) & (wide < 0.7),
     }[shape]
-
-
-@dataclass(frozen=True)
-class ReadMemory:
-    """Pieces of the one shard that lies in memory into (epoch, sample) pairs."""
-
-    samples: list[Sample]
-
-    def __call__(self, pieces: Iterable[Piece]) -> Iterator[tuple[int, Sample]]:
-        for piece in pieces:
-            for sample in self.samples[piece.first :: piece.step]:
-                yield piece.epoch, sample
-
-
-def without_epoch(pairs: Iterable[tuple[int, Sample]]) -> Iterator[Sample]:
-    return (sample for _, sample in pairs)
 
 
 class SyntheticModule(StreamModule):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 
@@ -56,7 +56,7 @@ class TextEncoder(ABC):
     def cut(self, captions: list[str]) -> list[str]:
         """For each caption the words lost to ``max_length``, "" where there are none."""
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "TextEncoder":
         """Encode there from now on."""
         self.device = torch.device(device)
         return self

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -110,7 +110,7 @@ class Pretrained(TextEncoder):
         offsets = self._tokenizer(captions, **options)["offset_mapping"]
         return [_from_word(c, o[room][0]) if len(o) > room else "" for c, o in zip(captions, offsets, strict=True)]
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Pretrained":
         super().to(device)
         if "_model" in self.__dict__:
             self._model.to(self.device)

@@ -1,0 +1,127 @@
+"""The folder contract: names, hashes, tars, and finding the sidecars that fit an encoder."""
+
+import hashlib
+import json
+import tarfile
+
+import pytest
+import torch
+
+from imagen.data import shards
+from imagen.errors import UserError
+from imagen.text_encoder import Hash, fingerprint8
+
+ENCODER = Hash(name="hash", width=4, max_length=8)
+
+
+def sidecar(root, split="train", encoder=ENCODER, **changed):
+    """Write one sidecar tar by ``encoder``, its fingerprint changed."""
+    fingerprint = encoder.fingerprint() | changed
+    folder = shards.text_folder(root, split, encoder.name, fingerprint)
+    member = shards.dump_tokens(torch.ones(2, encoder.width), "a cat")
+    shards.write_tar(
+        folder / "00000.tar", [("_encoder.json", json.dumps(fingerprint).encode()), ("k.safetensors", member)]
+    )
+    return folder
+
+
+def test_names_of_the_contract(tmp_path):
+    assert shards.images_folder("data/x", "val", 64).as_posix() == "data/x/val/images-64"
+    fingerprint = ENCODER.fingerprint()
+    assert shards.text_folder("d", "train", "hash", fingerprint).name == f"text-hash-{fingerprint8(fingerprint)}"
+    assert shards.stats_path(tmp_path / "00012.tar").name == "00012_stats.json"
+
+
+def test_caption_hash_is_the_first_16_bytes_of_sha256():
+    assert shards.caption_hash("café") == hashlib.sha256("café".encode()).digest()[:16].hex()
+
+
+def test_whole_shards_are_those_with_stats(tmp_path):
+    for name in ("00001.tar", "00000.tar", "00002.tar", "00000_stats.json", "00001_stats.json"):
+        (tmp_path / name).touch()
+    assert [tar.name for tar in shards.whole_shards(tmp_path, skip_unfinished=True)] == ["00000.tar", "00001.tar"]
+    with pytest.raises(UserError, match=r"1 unfinished.*00002\.tar"):
+        shards.whole_shards(tmp_path, skip_unfinished=False)
+    with pytest.raises(UserError, match="no whole shard"):
+        shards.whole_shards(tmp_path / "nowhere", skip_unfinished=True)
+
+
+def test_tars_keep_order_and_are_the_same_bytes_each_time(tmp_path):
+    members = [("b.txt", b"second"), ("b.png", b"\x89"), ("a.txt", "naïve".encode())]
+    for name in ("one.tar", "two.tar"):
+        shards.write_tar(tmp_path / name, members)
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+    assert shards.read_captions(tmp_path / "one.tar") == {"b": "second", "a": "naïve"}
+    assert list(shards.read_captions(tmp_path / "one.tar")) == ["b", "a"]
+
+
+def test_a_tar_arrives_whole_or_not_at_all(tmp_path):
+    def broken():
+        yield "a.txt", b"fine"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shards.write_tar(tmp_path / "00000.tar", broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_tar_is_named(tmp_path):
+    shards.write_tar(tmp_path / "00000.tar", [("a.txt", b"x" * 2000)])
+    whole = (tmp_path / "00000.tar").read_bytes()
+    (tmp_path / "00000.tar").write_bytes(whole[:700])
+    with pytest.raises(UserError, match=r"00000\.tar is damaged"):
+        shards.read_captions(tmp_path / "00000.tar")
+
+
+def test_tokens_keep_their_values_and_their_caption():
+    tokens = torch.tensor([[1.0, -2.5], [0.1, 1e-3]])
+    back, caption = shards.load_tokens(shards.dump_tokens(tokens, "a cat"))
+    assert back.dtype == torch.float16
+    torch.testing.assert_close(back, tokens.half(), rtol=0, atol=0)
+    assert caption == shards.caption_hash("a cat")
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x80\x04\x95pickle"])
+def test_what_is_no_embedding_is_refused(content):
+    with pytest.raises(ValueError, match="not a text embedding"):
+        shards.load_tokens(content)
+
+
+def test_an_embedding_without_caption_hash_is_refused():
+    import safetensors.torch
+
+    with pytest.raises(ValueError, match="no caption hash"):
+        shards.load_tokens(safetensors.torch.save({"tokens": torch.zeros(1, 2)}))
+
+
+def test_the_encoder_is_the_first_member(tmp_path):
+    folder = sidecar(tmp_path)
+    assert shards.read_encoder(folder / "00000.tar") == ENCODER.fingerprint()
+    assert [key for key, _ in shards.read_members(folder / "00000.tar", ".safetensors")] == ["k"]
+    with tarfile.open(folder / "00000.tar") as tar:
+        assert tar.getnames()[0] == "_encoder.json"
+    shards.write_tar(tmp_path / "other.tar", [("a.txt", b"x")])
+    with pytest.raises(UserError, match="first member"):
+        shards.read_encoder(tmp_path / "other.tar")
+    (tmp_path / "none.tar").write_bytes(b"no tar")
+    with pytest.raises(UserError, match="cannot be read"):
+        shards.read_encoder(tmp_path / "none.tar")
+
+
+def test_the_one_folder_that_fits_is_found(tmp_path):
+    sidecar(tmp_path, max_length=99)
+    sidecar(tmp_path, encoder=Hash(name="other", width=4, max_length=8))
+    fits = sidecar(tmp_path)
+    assert shards.find_text_folder(tmp_path, "train", ENCODER) == fits
+
+
+def test_no_folder_names_the_command_and_several_ask_which(tmp_path):
+    sidecar(tmp_path, dtype="bf16")
+    with pytest.raises(UserError, match=rf"embed_text\.py root={tmp_path} text_encoder=hash"):
+        shards.find_text_folder(tmp_path, "train", ENCODER)
+    with pytest.raises(UserError, match="found: none"):
+        shards.find_text_folder(tmp_path, "val", ENCODER)
+    sidecar(tmp_path, weights="a")
+    sidecar(tmp_path, weights="b")
+    with pytest.raises(UserError, match="several text folders"):
+        shards.find_text_folder(tmp_path, "train", ENCODER)
