@@ -44,15 +44,16 @@ clean:
 	find . -name __pycache__ -type d -not -path './data/*' -not -path './outputs/*' -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted installation is taken up again. dev includes demo.
-$(BIN)/.demo: $(PINNED) | $(BIN)/python
+$(BIN)/.demo: $(PINNED) | $(BIN)/pip
 	$(INSTALL) -e '.[demo]'
 	@touch $@
 
-$(BIN)/.dev: $(PINNED) | $(BIN)/python
+$(BIN)/.dev: $(PINNED) | $(BIN)/pip
 	$(INSTALL) -e '.[dev]'
 	@touch $@ $(BIN)/.demo
 
-$(BIN)/python:
+# pip is what venv makes last
+$(BIN)/pip:
 	@$(or $(PYTHON),false) -c "$(SUITS)" 2>/dev/null || { \
 		echo "Imagen Lab needs Python 3.11, 3.12 or 3.13 with its venv module: install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
 		exit 1; }
