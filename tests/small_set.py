@@ -43,8 +43,8 @@ def image_members(numbers: range, size: int = 8) -> Members:
 
 
 def text_members(numbers: range, encoder: Hash = ENCODER) -> Members:
-    text = encoder.encode([caption(i) for i in numbers])
-    rows = [row[mask] for row, mask in zip(text.tokens, text.mask, strict=True)]
+    text = encoder.encode([caption(i) for i in numbers] or ["none"])
+    rows = [row[mask] for row, mask in zip(text.tokens, text.mask, strict=True)][: len(numbers)]
     members = [(ENCODER_MEMBER, json.dumps(encoder.fingerprint()).encode())]
     return members + [
         (f"{i:05}.safetensors", dump_tokens(row, caption(i))) for i, row in zip(numbers, rows, strict=True)

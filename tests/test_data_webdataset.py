@@ -1,0 +1,309 @@
+import json
+import tarfile
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import small_set
+import torch
+
+from imagen.data.shards import stats_path, text_folder
+from imagen.data.webdataset import WebDatasetModule
+from imagen.errors import UserError
+from imagen.text_encoder import Hash
+
+# of fork in a process with threads, which Python 3.12 warns of
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+
+COUNTS = [10, 7, 12, 3, 8]
+TOTAL = 40
+OTHER = Hash(name="hash", width=12, max_length=16)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("set")
+    small_set.write_split(folder, "train", COUNTS)
+    small_set.write_split(folder, "val", [6, 3])
+    return folder
+
+
+def broken(folder: Path, **changes) -> Path:
+    """A set whose training members ``changes`` alter."""
+    small_set.write_split(folder, "train", COUNTS, **changes)
+    small_set.write_split(folder, "val", [6, 3])
+    return folder
+
+
+def build(root: Path, encoder: Hash = small_set.ENCODER, trainer: SimpleNamespace | None = None, **changed):
+    module = WebDatasetModule(encoder, **small_set.options(root, **changed))
+    module.trainer = trainer  # type: ignore[assignment]
+    module.setup("fit")
+    return module
+
+
+def place(rank: int, world: int, step: int = 0) -> SimpleNamespace:
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    return SimpleNamespace(
+        global_rank=rank, world_size=world, global_step=step, accumulate_grad_batches=1, strategy=strategy
+    )
+
+
+def take(loader, batches: int) -> list:
+    iterator = iter(loader)
+    return [next(iterator) for _ in range(batches)]
+
+
+def keys(batches: list) -> list[str]:
+    return list(chain.from_iterable(batch.key for batch in batches))
+
+
+def every_key(total: int = TOTAL) -> list[str]:
+    return [f"{i:05}" for i in range(total)]
+
+
+def edited(ending: str, edit):
+    """Change the content of every member of one ending; None removes it."""
+
+    def change(shard: int, members: small_set.Members) -> small_set.Members:
+        made = [(name, edit(name, content) if name.endswith(ending) else content) for name, content in members]
+        return [(name, content) for name, content in made if content is not None]
+
+    return change
+
+
+def test_a_batch(root: Path):
+    batch = next(iter(build(root).train_dataloader()))
+    assert batch.image.shape == (4, 3, 8, 8)
+    assert batch.image.dtype == torch.uint8
+    for i in range(4):
+        number = small_set.number_of(batch.image[i].numpy())
+        assert batch.key[i] == f"{number:05}"
+        assert batch.caption[i] == small_set.caption(number)
+        own = batch.text.tokens[i][batch.text.mask[i]]
+        torch.testing.assert_close(own, small_set.ENCODER.encode([batch.caption[i]]).tokens[0], atol=1e-3, rtol=1e-3)
+
+
+def test_every_picture_exactly_once_an_epoch(root: Path):
+    batches = take(build(root).train_dataloader(), 30)
+    epochs = [keys(batches[i : i + 10]) for i in (0, 10, 20)]
+    assert all(sorted(epoch) == every_key() for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert keys(take(build(root).train_dataloader(), 30)) == keys(batches)
+    assert keys(take(build(root, seed=4).train_dataloader(), 10)) != epochs[0]
+
+
+def test_validation_is_every_picture_in_order(root: Path):
+    loader = build(root).val_dataloader()
+    for _ in range(2):
+        assert [batch.key for batch in loader] == [every_key(9)[:4], every_key(9)[4:8], every_key(9)[8:]]
+    assert len(loader) == 3
+
+
+@pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create:UserWarning"
+)  # of more workers than this machine has cores
+@pytest.mark.parametrize(("workers", "epoch"), [(2, 3), (3, 6)])  # 4 shares: by shard; 6 shares, 5 shards: by sample
+def test_ranks_and_workers_share_the_set(root: Path, workers: int, epoch: int):
+    train, val = [], []
+    for rank in range(2):
+        module = build(root, trainer=place(rank, 2), num_workers=workers, batch_size=2)
+        train.append(set(keys(take(module.train_dataloader(), epoch * workers))))
+        val.append(keys(list(module.val_dataloader())))
+    assert not train[0] & train[1]  # all from the first epoch of every share
+    assert sorted(val[0] + val[1]) == every_key(9)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_started_in_any_way_read_the_same(root: Path, method: str):
+    def read(method: str) -> list[str]:
+        module = build(root, trainer=place(1, 2), num_workers=2, multiprocessing_context=method)
+        return keys(take(module.train_dataloader(), 4))
+
+    assert read(method) == read("fork")
+
+
+def test_one_shard_is_enough_for_many(tmp_path: Path):
+    small_set.write_split(tmp_path, "train", [12])
+    small_set.write_split(tmp_path, "val", [4])
+    modules = [build(tmp_path, trainer=place(rank, 4), batch_size=4) for rank in range(4)]
+    epochs = [[keys(take(module.train_dataloader(), 6))[i : i + 3] for i in (0, 3)] for module in modules]
+    for epoch in range(2):
+        assert sorted(chain(*(shares[epoch] for shares in epochs))) == every_key(12)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [3, 17])
+def test_resumed_equals_unstopped(root: Path, workers: int, stop: int):
+    options = {"num_workers": workers, "random_crop": True}
+    unstopped = take(build(root, **options).train_dataloader(), stop + 6)
+    resumed = build(root, **options)
+    resumed.load_state_dict(json.loads(json.dumps(build(root, **options).state_dict() | {"batches": stop})))
+    for ours, theirs in zip(take(resumed.train_dataloader(), 6), unstopped[stop:], strict=True):
+        assert ours.key == theirs.key
+        assert torch.equal(ours.image, theirs.image)
+        assert torch.equal(ours.text.tokens, theirs.text.tokens)
+
+
+def test_resuming_past_an_unfit_sample_is_exact(tmp_path: Path):
+    broken(
+        tmp_path, images=edited(".png", lambda name, content: b"" if name in ("00005.png", "00021.png") else content)
+    )
+    options = {"max_unfit": 0.5}
+    unstopped = take(build(tmp_path, **options).train_dataloader(), 25)
+    for stop in range(20):
+        resumed = build(tmp_path, trainer=place(0, 1, stop), **options)
+        assert keys(take(resumed.train_dataloader(), 3)) == keys(unstopped[stop : stop + 3])
+
+
+UNFIT = {
+    "picture": {"images": edited("00005.png", lambda *_: b"no picture")},
+    "caption": {"images": edited("00005.txt", lambda *_: b"another caption")},
+    "no caption": {"images": edited("00005.txt", lambda *_: None)},
+    "no tokens": {"texts": edited("00005.safetensors", lambda *_: None)},
+    "small": {"images": edited("00005.png", lambda *_: small_set.picture(5, size=4))},
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_single_unfit_sample_is_counted_and_logged(
+    tmp_path: Path, what: str, workers: int, caplog: pytest.LogCaptureFixture
+):
+    module = build(broken(tmp_path, **UNFIT[what]), num_workers=workers)
+    batches = take(module.train_dataloader(), 20)
+    assert {len(batch) for batch in batches} == {4}
+    assert set(keys(batches)) == set(every_key()) - {"00005"}
+    assert [key for _, key in module.unfit["train"].found] == ["00005"]
+    assert caplog.text.count("unfit sample 00005") == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_more_than_one_in_a_thousand_stops_the_run(tmp_path: Path, workers: int):
+    ruined = [f"{i:05}.png" for i in range(10, 17)]
+    broken(tmp_path, images=edited(".png", lambda name, content: b"" if name in ruined else content))
+    with pytest.raises(UserError, match=r"samples are unfit.*cannot be decoded.*worst shards: .*/00001.tar \(\d\)"):
+        take(build(tmp_path, num_workers=workers).train_dataloader(), 20)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_set_with_nothing_fit_stops_the_run(tmp_path: Path, workers: int):
+    broken(tmp_path, images=edited(".png", lambda *_: b""))
+    with pytest.raises(UserError, match="samples are unfit"):
+        take(build(tmp_path, num_workers=workers, max_unfit=1.0).train_dataloader(), 1)
+
+
+def test_a_truncated_shard_stops_the_run(tmp_path: Path):
+    tar = broken(tmp_path) / "train" / "images-8" / "00002.tar"
+    tar.write_bytes(tar.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"the tar is damaged; worst shards: .*/00002.tar"):
+        take(build(tmp_path).train_dataloader(), 20)
+
+
+def test_the_smallest_pictures_that_are_large_enough(root: Path, tmp_path: Path):
+    for size in (8, 16, 32):
+        for split in ("train", "val"):
+            small_set.write_split(tmp_path, split, [8], size=size)
+    for resolution, folder in [
+        (4, "images-8"),
+        (8, "images-8"),
+        (9, "images-16"),
+        (16, "images-16"),
+        (32, "images-32"),
+    ]:
+        module = build(tmp_path, resolution=resolution)
+        assert module.shards["train"][0].images.parent.name == folder
+        assert next(iter(module.train_dataloader())).image.shape == (4, 3, resolution, resolution)
+    assert build(tmp_path, images="images-32").shards["val"][0].images.parent.name == "images-32"
+    with pytest.raises(UserError, match=r"images-33 has no shards \(found: 16, 32, 8\): make the set"):
+        build(tmp_path, resolution=33)
+
+
+def test_missing_shards_are_named_with_the_command(tmp_path: Path):
+    with pytest.raises(UserError, match=r"train/images-8 has no shards \(found: none\): make the set"):
+        build(tmp_path)
+    small_set.write_split(tmp_path, "train", [4])
+    with pytest.raises(UserError, match=r"val/images-8 has no shards"):
+        build(tmp_path)
+
+
+def test_an_unfinished_shard_is_refused(tmp_path: Path):
+    tar = broken(tmp_path) / "train" / "images-8" / "00003.tar"
+    stats_path(tar).unlink()
+    with pytest.raises(UserError, match=r"unfinished shard.*00003.tar"):
+        build(tmp_path)
+    stats_path(tar).write_text("{}")
+    with pytest.raises(UserError, match=r"00003_stats.json does not say how many"):
+        build(tmp_path)
+
+
+def test_empty_shards_are_passed_over(tmp_path: Path):
+    small_set.write_split(tmp_path, "train", [4, 0, 4])
+    small_set.write_split(tmp_path, "val", [4])
+    assert len(build(tmp_path).shards["train"]) == 2
+    small_set.write_split(tmp_path, "val", [0])
+    with pytest.raises(UserError, match="no picture in them"):
+        build(tmp_path)
+
+
+def test_the_wrong_encoder_is_an_error_at_start(root: Path):
+    with pytest.raises(
+        UserError, match=r"no text embeddings by hash.*python data_prep/embed_text.py .*text_encoder=hash"
+    ):
+        build(root, encoder=OTHER)
+    named = text_folder(root, "train", "hash", small_set.ENCODER.fingerprint()).name
+    with pytest.raises(UserError, match=r"another encoder than text_encoder=hash.*python data_prep/embed_text.py"):
+        build(root, encoder=OTHER, text=named)
+    with pytest.raises(UserError, match=r"data.text=text-x: .* has no sidecars: python data_prep/embed_text.py"):
+        build(root, text="text-x")
+    assert build(root, text=named).text_fingerprint == small_set.ENCODER.fingerprint()
+
+
+def test_a_missing_sidecar_is_named(tmp_path: Path):
+    folder = text_folder(broken(tmp_path), "train", "hash", small_set.ENCODER.fingerprint())
+    (folder / "00002.tar").unlink()
+    with pytest.raises(UserError, match=r"lacks 1 sidecar.*00002.tar.*python data_prep/embed_text.py"):
+        build(tmp_path)
+
+
+def test_splits_embedded_by_different_weights_are_refused(tmp_path: Path):
+    class Retrained(Hash):
+        def fingerprint(self):
+            return super().fingerprint() | {"weights": "others"}
+
+    small_set.write_split(tmp_path, "train", [4])
+    small_set.write_split(tmp_path, "val", [4], encoder=Retrained(name="hash", width=8, max_length=16))
+    with pytest.raises(UserError, match="not made by the same encoder"):
+        build(tmp_path)
+
+
+def test_flips_are_off_unless_asked_for(tmp_path: Path):
+    def turned(shard: int, members: small_set.Members) -> small_set.Members:
+        return [(name, b"left arrow" if name == "00001.txt" else content) for name, content in members]
+
+    from imagen.data.shards import dump_tokens
+
+    tokens = dump_tokens(torch.ones(3, 8), "left arrow")
+    broken(tmp_path, images=turned, texts=edited("00001.safetensors", lambda *_: tokens))
+    for flip in (False, True):
+        batches = take(build(tmp_path, flip=flip).train_dataloader(), 10)
+        flags = dict(zip(keys(batches), chain.from_iterable(batch.can_flip.tolist() for batch in batches), strict=True))
+        assert flags == {key: flip and key != "00001" for key in every_key()}
+
+
+def test_a_shuffle_buffer_of_nothing_is_refused(root: Path):
+    with pytest.raises(UserError, match=r"data.shuffle_buffer=0"):
+        build(root, shuffle_buffer=0)
+
+
+def test_pictures_are_not_reordered_within_the_sample(root: Path):
+    # pixels and keys stay together through shuffling, workers and collating
+    for batch in take(build(root, num_workers=2).train_dataloader(), 20):
+        assert [int(key) for key in batch.key] == [small_set.number_of(np.asarray(image)) for image in batch.image]
+
+
+def test_the_data_are_tars_that_anyone_can_read(root: Path):
+    with tarfile.open(root / "train" / "images-8" / "00000.tar") as tar:
+        assert tar.getnames()[:3] == ["00000.json", "00000.png", "00000.txt"]
