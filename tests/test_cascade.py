@@ -48,7 +48,7 @@ def test_alone_or_among_others_a_sample_is_the_same_up_to_rounding(cascade):
 
 
 def test_augmentation_noise_is_the_same_for_every_step_and_both_halves_of_guidance():
-    stage = make_stage("toy_sr32", "guidance.weight=3", "augmentation_level=0.5")
+    stage = make_stage("toy_sr32", "guidance.weight=3.0", "augmentation_level=0.5")
     seen = []
     forward = stage.denoiser.network.forward
     stage.denoiser.network.forward = lambda x, logsnr, cond: seen.append(cond) or forward(x, logsnr, cond)

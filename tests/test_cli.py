@@ -20,7 +20,7 @@ def said(script: str, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("override", "key", "nearest"),
     [
-        ("network.chanels=3", "network.chanels", "network.channels"),
+        ("network.widht=3", "network.widht", "network.width"),
         ("batchsize=3", "batchsize", "batch_size"),
         ("schedul=linear", "schedul", "schedule"),
     ],
@@ -43,10 +43,17 @@ def test_an_unknown_option_lists_those_there_are():
 
 
 def test_a_script_ends_with_one_sentence_and_status_1():
-    error = said("train.py", "experiment=toy", "network.chanels=3")
+    error = said("train.py", "experiment=toy", "network.widht=3")
     assert error.strip().count("\n") == 0
-    assert "network.channels" in error
+    assert "network.width" in error
 
 
 def test_a_badly_quoted_list_shows_how_to_quote():
     assert "quote a list" in said("sample.py", "stages=[a", "prompts=[x")
+
+
+def test_settings_of_an_option_that_was_exchanged_are_dropped():
+    cfg = compose("train", ["experiment=toy", "ema=none", "sampler=ddpm"])
+    assert set(cfg.ema) == {"_target_"}
+    assert cfg.sampler.num_steps == 8
+    assert "eta" not in cfg.sampler

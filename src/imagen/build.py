@@ -1,6 +1,7 @@
 """Configs become objects here and nowhere else: the only file that calls Hydra's ``instantiate``."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +40,8 @@ def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, ValueError | TypeError):
-            raise UserError(f"{target} cannot be built: {cause}") from error
+            keys = ", ".join(str(key) for key in node if key != "_target_")
+            raise UserError(f"{target} cannot be built with {keys or 'nothing'}: {cause}") from error
         raise
 
 
@@ -134,8 +136,7 @@ def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> S
     for key, value in (slot or {}).items():
         if value not in (None, {}):
             OmegaConf.update(cfg, str(key), value, merge=False)
-    with torch.device("meta"):
-        network = instantiate(cfg.network)
+    network = build_network(cfg)
     network.load_state_dict(weights.state, assign=True)
     network.eval().requires_grad_(False)
     if cfg.channels_last:
@@ -144,7 +145,7 @@ def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> S
 
 
 def load_cascade(
-    stages: list[str | Path] | list[str] | list[Path],
+    stages: Sequence[str | Path],
     *,
     slots: dict[str, DictConfig] | None = None,
     text_encoder: DictConfig | None = None,

@@ -86,7 +86,7 @@ class Samples:
     """What a cascade drew: for each stage, ``[p s 3 h w]``, s samples of each of p prompts."""
 
     prompts: list[str]
-    by_stage: list[UInt8[Tensor, "p s 3 h w"]]
+    by_stage: list[UInt8[Tensor, "p s 3 _ _"]]
 
     @property
     def final(self) -> UInt8[Tensor, "p s 3 h w"]:
@@ -148,7 +148,7 @@ class Cascade:
 
     def _sample_batch(
         self, batch: list[tuple[str, int]], text: TextEmbedding, seed: int, advance: Callable[[], object]
-    ) -> list[UInt8[Tensor, "b 3 h w"]]:
+    ) -> list[UInt8[Tensor, "b 3 _ _"]]:
         pictures: list[Tensor] = []
         low_res = None
         for stage in self.stages:

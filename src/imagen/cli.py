@@ -11,7 +11,7 @@ from pathlib import Path
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue
 
 from imagen.errors import UserError
@@ -24,7 +24,25 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """Compose a config as the script of that name would; for notebooks, tests and ``imagen.summary``."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(config_name, overrides=overrides)
+        return without_stale_keys(hydra.compose(config_name, overrides=overrides))
+
+
+def without_stale_keys(cfg: DictConfig) -> DictConfig:
+    """Drop what an experiment set for an option that was then exchanged on the command line.
+
+    ``experiment=toy ema=none`` leaves toy's ``ema.decay`` behind, a key of another option of ``ema``. A key of no
+    option at all stays, and fails when the object is built.
+    """
+    for folder in (path for path in CONF.iterdir() if path.is_dir() and path.name in cfg):
+        node = cfg[folder.name]
+        if isinstance(node, DictConfig) and "_target_" in node:
+            options = [OmegaConf.load(path) for path in folder.glob("*.yaml")]
+            known = {key for option in options for key in option}
+            own = {key for option in options if option.get("_target_") == node["_target_"] for key in option}
+            with open_dict(cfg):
+                for key in [key for key in node if key in known - own]:
+                    del node[key]
+    return cfg
 
 
 def main(
@@ -39,7 +57,7 @@ def main(
         @functools.wraps(task)
         def guarded(cfg: DictConfig) -> None:
             with one_sentence(config_name):  # in here, since Hydra adds lines of its own to what a task raises
-                task(cfg)
+                task(without_stale_keys(cfg))
 
         def script() -> None:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands the exception over instead of printing it

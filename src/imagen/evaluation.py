@@ -20,7 +20,7 @@ from imagen.data import pixels
 from imagen.data.shards import SPLITS, images_folder, read_captions, read_members, whole_shards
 from imagen.files import write_json
 from imagen.image_grid import image_grid, save_png
-from imagen.metric.retrieval import Retrieval, first_in_hash_order
+from imagen.metric.retrieval import Retrieval, first_in_hash_order, sentence_embedding
 from imagen.runs import RunFolder, read_config
 from imagen.slots import SLOTS
 from imagen.text_encoder import TextEncoder
@@ -121,15 +121,13 @@ def measure(cascade: Cascade, pictures: PictureSet, metric: Retrieval, cfg: Dict
 
 
 def embed_sentences(encoder: TextEncoder, captions: Sequence[str], batch_size: int = 64) -> Float[Tensor, "n d"]:
-    """One vector a caption: the mean over its real tokens."""
+    """One unit vector a caption, in batches of captions of like length."""
     by_length = sorted(range(len(captions)), key=lambda i: len(captions[i]))
     vectors: list[Tensor] = [torch.empty(0)] * len(captions)
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
-        text = encoder.encode([captions[i] for i in rows])
-        mask = text.mask[..., None]
-        means = (text.tokens * mask).sum(dim=1) / mask.sum(dim=1)
-        for row, vector in zip(rows, means.cpu(), strict=True):
+        embedded = sentence_embedding(encoder.encode([captions[i] for i in rows])).cpu()
+        for row, vector in zip(rows, embedded, strict=True):
             vectors[row] = vector
     return torch.stack(vectors)
 

@@ -16,7 +16,6 @@ from imagen.lightning_module import DiffusionModule
 from imagen.metrics_log import MetricsLog
 from imagen.runs import RunFolder, Weights, read_checkpoint
 
-
 EXPECTED_WARNINGS = (
     "does not have many workers",  # how many serve is the config's choice
     "in eval mode at the start of training",  # the averaged network

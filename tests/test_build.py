@@ -1,0 +1,86 @@
+import pytest
+from omegaconf import OmegaConf
+
+import imagen
+from imagen import build
+from imagen.cli import compose
+from imagen.errors import UserError
+from imagen.runs import Weights
+
+TOY = compose("train", ["experiment=toy"])
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory) -> list[str]:
+    """Exports of an untrained base and super-resolution stage."""
+    folder = tmp_path_factory.mktemp("stages")
+    paths = []
+    for experiment in ("toy", "toy_sr32"):
+        cfg = compose("train", [f"experiment={experiment}"])
+        module = build.build_module(cfg)
+        fingerprint = build.build_encoder(cfg).fingerprint()
+        path = folder / f"{experiment}.safetensors"
+        Weights(module.state_to_export(), build.run_config(cfg), fingerprint, 0).save(path)
+        paths.append(str(path))
+    return paths
+
+
+@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "torch.load", "imagenx.Evil", "None"])
+def test_only_known_targets_are_built(target):
+    with pytest.raises(UserError, match="not allowed"):
+        build.instantiate(OmegaConf.create({"_target_": target}))
+
+
+def test_a_nested_target_is_not_built():
+    node = OmegaConf.create({**TOY.callback.loss_by_logsnr, "edges": [{"_target_": "os.system", "command": "false"}]})
+    with pytest.raises(Exception, match="edges"):
+        build.instantiate(node)
+
+
+def test_keys_that_do_not_fit_are_named():
+    with pytest.raises(UserError, match="nonesuch"):
+        build.instantiate(OmegaConf.create({"_target_": "imagen.weighting.Uniform", "nonesuch": 1}))
+
+
+@pytest.mark.parametrize("low", [12, 16, 32])
+def test_a_low_resolution_that_does_not_fit_is_refused(low):
+    with pytest.raises(UserError, match=f"low_resolution={low}"):
+        build.build_module(compose("train", ["experiment=toy", f"low_resolution={low}"]))
+
+
+def test_a_cascade_comes_back_from_its_exports_and_draws(stages):
+    cascade = imagen.load_cascade(stages, device="cpu")
+    samples = cascade.sample(["a red circle"], seed=7, progress=False)
+    assert samples.final.shape == (1, 1, 3, 32, 32)
+    assert not cascade.stages[0].denoiser.network.training
+
+
+def test_nothing_of_hydra_survives_in_what_is_built(stages):
+    for stage in imagen.load_cascade(stages).stages:
+        for part in (stage, stage.sampler, stage.guidance, stage.denoiser.network):
+            assert not any(
+                "omegaconf" in type(v).__module__ or "hydra" in type(v).__module__ for v in vars(part).values()
+            )
+
+
+def test_slots_replace_the_runs_own_settings(stages):
+    slot = OmegaConf.create(
+        {"guidance": {"_target_": "imagen.guidance.NoGuidance"}, "augmentation_level": 0.0, "sampler": {}}
+    )
+    stage = imagen.load_cascade(stages, slots={"sr1": slot}).stages[1]
+    assert type(stage.guidance).__name__ == "NoGuidance"
+    assert stage.augmentation_level == 0.0
+    assert type(stage.sampler).__name__ == "DDIM"
+
+
+def test_stages_that_do_not_chain_are_refused(stages):
+    with pytest.raises(UserError, match="chain"):
+        imagen.load_cascade(stages[::-1])
+    with pytest.raises(UserError, match="not a list"):
+        imagen.load_cascade(stages[0])
+
+
+def test_another_encoder_than_the_runs_is_refused(stages):
+    other = OmegaConf.create({**TOY.text_encoder, "max_length": 5})
+    with pytest.raises(UserError, match=r"text encoder 'hash' is not the one.*max_length"):
+        imagen.load_cascade(stages, text_encoder=other)

@@ -1,0 +1,35 @@
+from hydra.core.config_store import ConfigStore
+
+from imagen.cli import compose
+from imagen.runs import Weights
+from imagen.slots import register
+from tests.test_runs import CONFIG
+
+
+def test_a_slot_starts_as_its_run_says_and_takes_overrides(tmp_path):
+    for name, weight in (("a", 3.0), ("b", 8.0)):
+        config = {
+            **CONFIG,
+            "guidance": {"_target_": "x", "weight": weight},
+            "sampler": {},
+            "threshold": {},
+            "text_encoder": {"n": 1},
+        }
+        Weights({}, config, {}, 0).save(tmp_path / f"{name}.safetensors")
+    stages = f"stages=[{tmp_path}/a.safetensors,{tmp_path}/b.safetensors]"
+    register(["seed=1", stages])
+    cfg = compose(
+        "sample", [stages, "base.guidance.weight=1.35", "sr1.augmentation_level=0.1", "sampler@base.sampler=ddim"]
+    )
+    assert cfg.base.guidance.weight == 1.35
+    assert cfg.sr1.guidance.weight == 8.0
+    assert cfg.sr1.augmentation_level == 0.1
+    assert cfg.base.sampler["_target_"] == "imagen.sampler.DDIM"
+    assert cfg.sr2.guidance == {}
+    assert cfg.text_encoder == {"n": 1}
+
+
+def test_without_stages_the_slots_are_empty():
+    register([])
+    assert ConfigStore.instance().load("sampler/trained_base.yaml").node == {}
+    register(["stages=[a,"])  # what does not parse is Hydra's to report

@@ -1,0 +1,47 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from imagen import build
+from imagen.cli import compose
+from imagen.summary import _activation_bytes, _forward_flops, summarize
+
+
+class OneConv(nn.Module):
+    """3 -> 8 channels and a square: 2 * 27 * 8 operations a pixel, input and square's operand kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x).square()
+
+
+def test_counts_have_their_closed_form():
+    network, x = OneConv().to("meta"), torch.zeros(1, 3, 16, 16, device="meta")
+    cfg = compose("train", ["experiment=toy"])
+    assert _forward_flops(network, (x,)) == 2 * 27 * 8 * 16 * 16
+    assert _activation_bytes(cfg, network, (x,)) == 4 * (3 + 8) * 16 * 16
+
+
+def test_summary_of_a_network_built_for_real():
+    cfg = compose("train", ["experiment=toy", "ema=none"])
+    summary = summarize(cfg)
+    network = build.build_network(cfg)
+    assert summary["parameters"] == sum(p.numel() for p in network.parameters())
+    assert summary["ema_bytes"] == 0
+    assert summary["optimizer_bytes"] == pytest.approx(8 * summary["parameters"], rel=0.01)
+    assert summary["shapes"]["output"] == [1, 3, 16, 16]
+
+
+def test_the_command_prints_json():
+    command = [sys.executable, "-m", "imagen.summary", "experiment=toy_sr32", "--json"]
+    out = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    keys = {"parameters", "forward_flops", "activation_bytes", "ema_bytes", "optimizer_bytes", "shapes"}
+    assert set(json.loads(out)) == keys
