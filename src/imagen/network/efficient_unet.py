@@ -1,0 +1,192 @@
+"""The paper's Efficient U-Net: few parameters and little work at high resolution, most of both at low resolution."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen.errors import UserError
+from imagen.network.blocks import (
+    ConditioningEmbedding,
+    CrossAttention,
+    GroupNorm,
+    ResBlock,
+    SelfAttention,
+    Upsample,
+    with_low_res,
+    zero_init,
+)
+from imagen.types import Conditioning, TextEmbedding
+
+
+class Body(nn.Module):
+    """What a down and an up block share: residual blocks, each told the combined embedding, then the level's attention.
+
+    ``self_attention`` reads picture and text together, ``cross_attention`` the text alone; a level may have either,
+    both or neither.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_res_blocks: int,
+        emb_width: int,
+        num_heads: int,
+        self_attention: bool,
+        cross_attention: bool,
+        skip_scale: float,
+    ):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ResBlock(channels if i else in_channels, channels, emb_width, nn.Identity(), skip_scale)
+            for i in range(num_res_blocks)
+        )
+        kinds = [SelfAttention] * self_attention + [CrossAttention] * cross_attention
+        self.attentions = nn.ModuleList(kind(channels, num_heads, emb_width, skip_scale) for kind in kinds)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"], text: TextEmbedding
+    ) -> Float[Tensor, "b c_out h w"]:
+        for block in self.blocks:
+            x = block(x, emb)
+        for attention in self.attentions:
+            x = attention(x, text)
+        return x
+
+
+class EfficientUNet(nn.Module):
+    """The paper's super-resolution network (appendix B.1, figures A.27-A.30): ``(x_t, logsnr, cond) -> [b 3 h w]``.
+
+    One entry of each list per level, the highest resolution first. A down block strides first, then does its work; an
+    up block works first and upsamples last. So with ``strides`` of 2 no block runs at full resolution.
+    ``skip_scale`` multiplies every residual sum, as in the works the paper cites for it (1/sqrt(2)); ``skip_scale=1``
+    with ``long_skip_scale=1/sqrt(2)`` is the other reading. Long skips, one a level, are added as the figure draws
+    them, or concatenated. ``patch_size`` above 1 folds squares of pixels into channels at the door and unfolds them at
+    the end (not in the paper: it makes wide pictures cheap). Sides must be multiples of ``stride``.
+    The output is float32 and starts as zero.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_width: int,
+        low_res: bool,
+        patch_size: int,
+        channels: list[int],
+        strides: list[int],
+        num_res_blocks: list[int],
+        self_attention: list[bool],
+        cross_attention: list[bool],
+        num_heads: int,
+        emb_width: int,
+        skip_scale: float,
+        long_skip_scale: float,
+        long_skip_concat: bool,
+    ):
+        super().__init__()
+        _check(channels, strides, num_res_blocks, self_attention, cross_attention, num_heads, patch_size)
+        if long_skip_concat and 0 in num_res_blocks[:-1]:
+            raise UserError(
+                f"network.num_res_blocks={num_res_blocks} must be 1 or more where network.long_skip_concat=true has a "
+                "skip to take in: add a block or set long_skip_concat=false"
+            )
+        self.low_res = low_res
+        self.patch_size = patch_size
+        self.stride = patch_size * math.prod(strides)
+        self.long_skip_scale = long_skip_scale
+        self.long_skip_concat = long_skip_concat
+
+        self.embedding = ConditioningEmbedding(channels[0], emb_width, text_width, low_res)
+        self.conv_in = nn.Conv2d((6 if low_res else 3) * patch_size**2, channels[0], 3, padding=1)
+        self.downsample, self.down = nn.ModuleList(), nn.ModuleList()
+        self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
+        deepest = len(channels) - 1
+        for level, (above, width, stride) in enumerate(zip(channels[:1] + channels, channels, strides, strict=False)):
+            common = (width, num_res_blocks[level], emb_width, num_heads)
+            attention = (self_attention[level], cross_attention[level])
+            doubled = long_skip_concat and level < deepest
+            self.downsample.append(_resize(above, width, stride, first=nn.Identity(), conv_stride=stride))
+            self.down.append(Body(width, *common, *attention, skip_scale))
+            self.up.append(Body(2 * width if doubled else width, *common, *attention, skip_scale))
+            grow = Upsample() if stride == 2 else nn.Identity()
+            self.upsample.append(_resize(width, above, stride, first=grow, conv_stride=1))
+
+        self.norm_out = GroupNorm(channels[0])
+        self.conv_out = zero_init(nn.Conv2d(channels[0], 3 * patch_size**2, 3, padding=1))
+
+    def forward(
+        self, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b 3 h w"]:
+        _check_size(x_t.shape[2], x_t.shape[3], self.stride)
+        emb, text = self.embedding(logsnr, cond)
+        x = with_low_res(x_t, cond.low_res) if self.low_res else x_t
+        x = self.conv_in(F.pixel_unshuffle(x, self.patch_size))
+        skips = []
+        for downsample, body in zip(self.downsample, self.down, strict=True):
+            x = body(downsample(x), emb, text)
+            skips.append(x)
+        skips.pop()  # the deepest level goes straight into its up block
+        for level in reversed(range(len(self.up))):
+            x = self.upsample[level](self.up[level](x, emb, text))
+            if level > 0:
+                x = self._joined(x, skips.pop())
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return F.pixel_shuffle(x, self.patch_size).float()
+
+    def _joined(self, x: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h w"]:
+        if self.long_skip_concat:
+            return torch.cat([x, skip * self.long_skip_scale], dim=1)
+        return (x + skip) * self.long_skip_scale
+
+
+def _resize(in_channels: int, out_channels: int, stride: int, first: nn.Module, conv_stride: int) -> nn.Module:
+    """The convolution between two levels, or nothing where neither size nor channels change."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(first, nn.Conv2d(in_channels, out_channels, 3, stride=conv_stride, padding=1))
+
+
+def _check_size(height: int, width: int, stride: int) -> None:
+    if height % stride or width % stride:
+        below = [max(stride, side - side % stride) for side in (height, width)]
+        above = [side + -side % stride for side in (height, width)]
+        raise UserError(
+            f"x_t is {height}x{width} pixels, but this network takes sides that are multiples of {stride}: "
+            f"{below[0]}x{below[1]} or {above[0]}x{above[1]} would do"
+        )
+
+
+def _check(
+    channels: list[int],
+    strides: list[int],
+    num_res_blocks: list[int],
+    self_attention: list[bool],
+    cross_attention: list[bool],
+    num_heads: int,
+    patch_size: int,
+) -> None:
+    """Refuse what cannot be built, in one sentence."""
+    per_level = {
+        "strides": strides,
+        "num_res_blocks": num_res_blocks,
+        "self_attention": self_attention,
+        "cross_attention": cross_attention,
+    }
+    for name, values in per_level.items():
+        if len(values) != len(channels):
+            raise UserError(
+                f"network.{name}={values} must have one entry per level, as many as network.channels={channels}"
+            )
+    if not channels or set(strides) - {1, 2}:
+        raise UserError(f"network.strides={strides} must be 1 or 2 for each of one or more levels")
+    if patch_size < 1:
+        raise UserError(f"network.patch_size={patch_size} must be 1 (off) or more pixels")
+    for width, attends in zip(channels, map(any, zip(self_attention, cross_attention, strict=True)), strict=True):
+        if attends and width % num_heads:
+            raise UserError(
+                f"network.num_heads={num_heads} does not divide the {width} channels of a level with attention: "
+                "change network.channels or num_heads"
+            )
