@@ -1,6 +1,8 @@
 import json
 import logging
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from itertools import chain
@@ -88,7 +90,7 @@ def test_logging_of_unfit_samples_ends(caplog: pytest.LogCaptureFixture):
 
 def test_a_worker_that_gave_up_stops_the_run():
     loader = Loader(lambda: [Delivery(None, faults(1))], Unfit(total=1, allowed=1.0), None)
-    with pytest.raises(UserError, match=r"worst shards: a.tar \(1\)"):
+    with pytest.raises(UserError, match=r"no fit sample among 1 in a row; .*worst shards: a.tar \(1\)"):
         next(iter(loader))
 
 
@@ -117,7 +119,7 @@ def test_the_batch_size_is_global(world: int, accumulate: int, local: int):
 @pytest.mark.parametrize(("world", "accumulate"), [(3, 1), (1, 5), (16, 1)])
 def test_a_batch_that_does_not_divide_is_refused(world: int, accumulate: int):
     with pytest.raises(UserError, match=f"data.batch_size=8 .* {world} process.* {accumulate} accumulated"):
-        synthetic(place(world=world, accumulate=accumulate)).train_dataloader()._open()
+        synthetic(place(world=world, accumulate=accumulate)).train_dataloader()
 
 
 def test_more_processes_than_pictures_are_refused():
@@ -163,6 +165,21 @@ def test_opening_a_loader_draws_nothing_from_the_global_random_state(workers: in
     next(iter(module.train_dataloader()))
     next(iter(module.val_dataloader()))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_leave_ctrl_c_to_the_trainer():
+    iterator = iter(synthetic(num_workers=1, multiprocessing_context="fork").train_dataloader())
+    next(iterator)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGINT)
+    for _ in range(20):
+        next(iterator)
+    assert worker.is_alive()
+
+
+def test_an_unknown_start_method_is_refused():
+    with pytest.raises(UserError, match=r"data.multiprocessing_context=thread must be null or one of .*spawn"):
+        synthetic(multiprocessing_context="thread")
 
 
 def test_every_picture_once_an_epoch():

@@ -19,7 +19,7 @@ def build(**changed) -> SyntheticModule:
 
 
 def test_captions():
-    captions = synthetic.captions()
+    captions = list(synthetic.CAPTIONS)
     assert len(set(captions)) == len(captions) == 224
     assert "a red circle on a blue background" in captions
     assert "an orange square on a red background" in captions
@@ -44,7 +44,7 @@ def test_shapes_are_their_own_mirror_image_at_every_size(shape: str):
 
 
 def test_every_caption_has_a_picture_of_its_own():
-    pictures = {synthetic.draw(caption, 8).tobytes() for caption in synthetic.captions()}
+    pictures = {synthetic.draw(caption, 8).tobytes() for caption in synthetic.CAPTIONS}
     assert len(pictures) == 224
 
 
@@ -56,7 +56,7 @@ def test_other_captions_are_refused(caption: str):
 
 def test_splits_share_nothing():
     train, val = synthetic.split_captions("train"), synthetic.split_captions("val")
-    assert sorted(train + val) == sorted(synthetic.captions())
+    assert sorted(train + val) == sorted(synthetic.CAPTIONS)
     assert len(val) == 28
     words = {word for caption in val for word in caption.split()}
     assert {*synthetic.SHAPES} <= words

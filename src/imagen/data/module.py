@@ -1,6 +1,7 @@
 """What the data modules share: local batches, loaders that go on where training stopped, the count of unfit samples."""
 
 import logging
+import multiprocessing
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,16 @@ import torch
 from torch.utils.data import DataLoader
 from webdataset.pipeline import DataPipeline
 
-from imagen.data.stream import Batches, Delivery, Fault, Order, Shard, as_it_is, batch_count
+from imagen.data.stream import (
+    Batches,
+    Delivery,
+    Fault,
+    Order,
+    Shard,
+    as_it_is,
+    batch_count,
+    leave_interrupts_to_the_trainer,
+)
 from imagen.errors import UserError
 from imagen.text_encoder import TextEncoder
 from imagen.types import Batch
@@ -44,32 +54,34 @@ class Unfit:
                     log.warning("unfit sample %s of %s: %s%s", key, shard, reason, last)
         of = min(self.total, max(self.seen, 10_000))
         if len(self.found) > max(1, self.allowed * of):
-            raise self.error(of)
+            raise self.error(
+                f"{len(self.found)} of {of} samples are unfit, more than data.max_unfit={self.allowed} allows"
+            )
 
-    def error(self, of: int) -> UserError:
+    def error(self, what: str) -> UserError:
+        """``what`` is wrong, and where it is worst."""
         shards = Counter(shard for shard, _ in self.found)
         reason = Counter(self.found.values()).most_common(1)[0][0]
         worst = ", ".join(f"{shard} ({count})" for shard, count in shards.most_common(3))
         return UserError(
-            f"{len(self.found)} of {of} samples are unfit, more than data.max_unfit={self.allowed} allows; most often: "
-            f"{reason}; worst shards: {worst}: make these again, or raise data.max_unfit"
+            f"{what}; most often: {reason}; worst shards: {worst}: make these again, or raise data.max_unfit"
         )
 
 
 class Loader:
     """Deliveries of a DataLoader into batches, faults told to ``unfit``; ``length`` in batches, None if endless.
 
-    ``open`` is asked at each iteration, so that an endless stream goes on where the trainer is.
+    ``deliveries`` is asked at each iteration, so that an endless stream goes on where the trainer is.
     """
 
-    def __init__(self, open: Callable[[], Iterable[Delivery]], unfit: Unfit, length: int | None) -> None:
-        self._open, self._unfit, self._length = open, unfit, length
+    def __init__(self, deliveries: Callable[[], Iterable[Delivery]], unfit: Unfit, length: int | None) -> None:
+        self._deliveries, self._unfit, self._length = deliveries, unfit, length
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch, faults in self._open():
+        for batch, faults in self._deliveries():
             self._unfit.add(len(batch or ()), faults)
             if batch is None:
-                raise self._unfit.error(self._unfit.total)
+                raise self._unfit.error(f"no fit sample among {len(faults)} in a row")
             yield batch
 
     def __len__(self) -> int:
@@ -102,6 +114,9 @@ class StreamModule(lightning.LightningDataModule, ABC):
         max_unfit: float,
     ) -> None:
         super().__init__()
+        methods = multiprocessing.get_all_start_methods()
+        if multiprocessing_context not in (None, *methods):
+            raise UserError(f"data.multiprocessing_context={multiprocessing_context} must be null or one of {methods}")
         self.encoder, self.resolution, self.batch_size, self.seed = encoder, resolution, batch_size, seed
         self.num_workers, self.multiprocessing_context, self.flip = num_workers, multiprocessing_context, flip
         self.shards, self.unfit, self._max_unfit = {}, {}, max_unfit
@@ -116,11 +131,11 @@ class StreamModule(lightning.LightningDataModule, ABC):
         """What lies between the order of a split and its batches; picklable."""
 
     def train_dataloader(self) -> Loader:
-        self._check_enough("train", max(1, self.num_workers))
+        self._check("train", max(1, self.num_workers))
         return Loader(lambda: self._open("train", self.num_workers, self._start()), self._unfit_of("train"), None)
 
     def val_dataloader(self) -> Loader:
-        self._check_enough("val", 1)
+        self._check("val", 1)
         workers = min(1, self.num_workers)  # more would each make a partial batch
         opened = self._open("val", workers, 0)
         return Loader(lambda: opened, self._unfit_of("val"), self._val_batches())
@@ -167,7 +182,8 @@ class StreamModule(lightning.LightningDataModule, ABC):
     def _unfit_of(self, split: str) -> Unfit:
         return self.unfit.setdefault(split, Unfit(self._total(split), self._max_unfit))
 
-    def _check_enough(self, split: str, workers: int) -> None:
+    def _check(self, split: str, workers: int) -> None:
+        self._local_batch()
         total, world = self._total(split), self._ranks()[1]
         if total < world * workers:
             raise UserError(
@@ -183,6 +199,7 @@ class StreamModule(lightning.LightningDataModule, ABC):
             DataPipeline(order, *self.stages(split, order), batches),  # type: ignore[arg-type]
             batch_size=None,
             collate_fn=as_it_is,
+            worker_init_fn=leave_interrupts_to_the_trainer,
             num_workers=workers,
             multiprocessing_context=self.multiprocessing_context if workers else None,
             persistent_workers=workers > 0 and not training,  # the training stream is opened once

@@ -9,6 +9,7 @@ import itertools
 import math
 import random
 import re
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +214,11 @@ class Batches:
 def as_it_is(delivery: Any) -> Any:
     """What a DataLoader does with deliveries, which are collated already: nothing."""
     return delivery
+
+
+def leave_interrupts_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches every process: a worker that died of it would break the checkpoint that the trainer is writing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def batch_count(total: int, world: int, size: int) -> int:

@@ -28,32 +28,32 @@ SHAPES = ("circle", "square", "triangle", "cross")
 _SAMPLES_PER_PIXEL = 8  # along each side, for smooth edges
 
 
-def captions() -> list[str]:
-    """All 224 captions: every shape in every colour on every background of another colour."""
-    pairs = itertools.product(itertools.permutations(COLOURS, 2), SHAPES)
-    return [f"{_a(colour)} {shape} on {_a(ground)} background" for (colour, ground), shape in pairs]
-
-
 def _a(colour: str) -> str:
     return f"an {colour}" if colour == "orange" else f"a {colour}"
 
 
+CAPTIONS = {
+    f"{_a(colour)} {shape} on {_a(ground)} background": (colour, shape, ground)
+    for (colour, ground), shape in itertools.product(itertools.permutations(COLOURS, 2), SHAPES)
+}
+"""All 224 captions, each with its (colour, shape, ground): every shape in every colour on every other colour."""
+
+
 def draw(caption: str, resolution: int) -> UInt8[np.ndarray, "{resolution} {resolution} 3"]:
-    """The one true picture of a caption of ``captions()``, symmetric under mirroring. UserError for any other."""
-    words = caption.split()
-    if caption not in captions():
+    """The one true picture of a caption of ``CAPTIONS``, symmetric under mirroring. UserError for any other."""
+    if caption not in CAPTIONS:
         raise UserError(
             f"caption {caption!r} is not of the synthetic set: say it as 'a red circle on a blue background'"
         )
-    colour, ground = (np.array(COLOURS[word], float) for word in (words[1], words[5]))
-    cover = _coverage(words[2], resolution)[..., None]
-    return (cover * colour + (1 - cover) * ground).round().astype(np.uint8)
+    colour, shape, ground = CAPTIONS[caption]
+    cover = _coverage(shape, resolution)[..., None]
+    return (cover * np.array(COLOURS[colour]) + (1 - cover) * np.array(COLOURS[ground])).round().astype(np.uint8)
 
 
 def split_captions(split: str) -> list[str]:
     """The captions of train or val: every eighth, by a hash of the caption alone, is held out."""
-    held_out = sorted(captions(), key=seed_of)[::8]
-    return held_out if split == "val" else [caption for caption in captions() if caption not in set(held_out)]
+    held_out = sorted(CAPTIONS, key=seed_of)[::8]
+    return held_out if split == "val" else sorted(CAPTIONS.keys() - held_out)
 
 
 def _coverage(shape: str, resolution: int) -> Float[np.ndarray, "h w"]:
