@@ -66,7 +66,7 @@ def test_augmentation_noise_is_the_same_for_every_step_and_both_halves_of_guidan
 def test_stages_that_do_not_chain_are_refused(cascade):
     base, sr = cascade.stages
     for stages in ([sr, base], [sr], [base, base], []):
-        with pytest.raises(UserError, match="chain|empty"):
+        with pytest.raises(UserError, match=r"chain|empty"):
             Cascade(stages, cascade.encoder)
 
 

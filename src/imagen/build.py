@@ -140,7 +140,7 @@ def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> S
     network.load_state_dict(weights.state, assign=True)
     network.eval().requires_grad_(False)
     if cfg.channels_last:
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return build_stage(cfg, Denoiser(network, instantiate(cfg.parameterization)), name)
 
 

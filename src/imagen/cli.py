@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -36,7 +37,7 @@ def without_stale_keys(cfg: DictConfig) -> DictConfig:
     for folder in (path for path in CONF.iterdir() if path.is_dir() and path.name in cfg):
         node = cfg[folder.name]
         if isinstance(node, DictConfig) and "_target_" in node:
-            options = [OmegaConf.load(path) for path in folder.glob("*.yaml")]
+            options = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in folder.glob("*.yaml")]
             known = {key for option in options for key in option}
             own = {key for option in options if option.get("_target_") == node["_target_"] for key in option}
             with open_dict(cfg):

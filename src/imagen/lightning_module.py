@@ -50,7 +50,7 @@ class DiffusionModule(lightning.LightningModule):
         self.stage = stage
         self.config = config
         if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def address(self, count: int, batch_idx: int) -> TrainingAddress:
         """Rows of this rank's micro-batch in the global batch: micro-batches in order, ranks side by side in each."""

@@ -20,9 +20,10 @@ from imagen.types import Conditioning, TextEmbedding
 def summarize(cfg: DictConfig) -> dict[str, Any]:
     """Counts for one picture with a prompt of the encoder's full length.
 
-    ``forward_flops`` counts convolutions, matrix products and attention, a multiply-add as two. ``activation_bytes``
-    is what one training picture keeps for the backward pass, at two bytes a number where the trainer uses bfloat16.
-    ``ema_bytes`` and ``optimizer_bytes`` are states beside the parameters. ``shapes`` are the outputs of the network's parts.
+    - ``forward_flops``: convolutions, matrix products and attention, a multiply-add as two.
+    - ``activation_bytes``: what one training picture keeps for the backward pass, two bytes a number under bfloat16.
+    - ``ema_bytes``, ``optimizer_bytes``: states beside the parameters.
+    - ``shapes``: the outputs of the network's parts.
     """
     with torch.device("meta"):
         network = build.instantiate(cfg.network)

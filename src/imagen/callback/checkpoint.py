@@ -38,7 +38,7 @@ class Checkpoint(lightning.Callback):
             self._prune(trainer)
         if stop:
             trainer.should_stop = True
-            if (batch_idx + 1) % trainer.val_check_batch:
+            if (batch_idx + 1) % (trainer.val_check_batch or 1):
                 trainer.limit_val_batches = 0  # else Lightning validates before it lets go, due or not
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

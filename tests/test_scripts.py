@@ -1,0 +1,89 @@
+"""The commands as a user runs them, in order, on a few small pictures: from drawing the data to the report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import imagen
+from imagen.runs import read_weights
+
+ROOT = Path(__file__).parents[1]
+TINY = ["max_steps=2", "batch_size=4", "validate_every_n_steps=2", "callback=[checkpoint]", "text_encoder=hash"]
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, script, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Data, two trained stages in one folder."""
+    folder = tmp_path_factory.mktemp("made")
+    root = f"root={folder}/openmoji"
+    run("data_prep/openmoji.py", root, "limit=40", "size=32", "sizes=[16,32]", "validation=0.2")
+    run("data_prep/embed_text.py", root, "text_encoder=hash")
+    data = ["data=openmoji", f"data.{root}", f"output_dir={folder}/outputs"]
+    for experiment in ("toy", "toy_sr32"):
+        run("train.py", f"experiment={experiment}", *TINY, *data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stages(made) -> list[str]:
+    return [str(next(made.glob(f"outputs/{name}/*"))) for name in ("toy", "toy_sr32")]
+
+
+def test_training_leaves_a_whole_run_and_a_second_time_does_nothing(made, stages):
+    assert json.loads((Path(stages[0]) / "done.json").read_text())["step"] == 2
+    data = ["data=openmoji", f"data.root={made}/openmoji", f"output_dir={made}/outputs"]
+    assert "is finished" in run("train.py", "experiment=toy", *TINY, *data)
+
+
+def test_sampling_from_run_folders_and_exports_is_the_same(made, stages, tmp_path):
+    (tmp_path / "mine.txt").write_text("a red apple\nsmiling cat\n")
+    run(
+        "sample.py",
+        f"stages=[{stages[0]},{stages[1]}/weights.safetensors]",
+        f"prompts={tmp_path}/mine.txt",
+        "num_samples=2",
+        "seed=7",
+        f"output_dir={tmp_path}/samples",
+        "base.guidance.weight=1.5",
+        "sr1.augmentation_level=0.2",
+    )
+    folder = next((tmp_path / "samples").iterdir())
+    assert len(list(folder.glob("*.png"))) == 5
+    with Image.open(folder / "001_1.png") as picture:
+        assert picture.size == (32, 32)
+    assert len(json.loads((folder / "samples.json").read_text())["pictures"]) == 4
+    one, two = (imagen.load_cascade(s, device="cpu") for s in (stages, [f"{s}/weights.safetensors" for s in stages]))
+    draws = [cascade.sample(["a red apple"], seed=7, progress=False).final for cascade in (one, two)]
+    assert (draws[0] == draws[1]).all()
+
+
+def test_evaluating_writes_the_sheet_and_the_report(stages, tmp_path):
+    small = ["num_train_prompts=3", "num_heldout_prompts=2", "metric.num_captions=6", "metric.k=[1,3]"]
+    arguments = [f"stages=[{','.join(stages)}]", f"output_dir={tmp_path}", "metric.permutations=99", *small]
+    run("evaluate.py", *arguments)
+    report = json.loads((tmp_path / "report.json").read_text())
+    keys = {"pictures", "retrieval_top1", "retrieval_top3", "retrieval_top3_shuffled", "heldout_cosine", "heldout_p"}
+    assert keys <= set(report)
+    assert report["pictures"] == 40
+    assert report["training"]["base"]["step"] == 2
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.width > 300
+    assert "already" in run("evaluate.py", *arguments)
+
+
+def test_the_export_carries_all_that_sampling_needs(stages):
+    weights = read_weights(f"{stages[1]}/weights.safetensors")
+    assert weights.config["resolution"] == 32
+    assert weights.text_fingerprint["name"] == "hash"
+    assert weights.step == 2
