@@ -84,3 +84,9 @@ def test_another_encoder_than_the_runs_is_refused(stages):
     other = OmegaConf.create({**TOY.text_encoder, "max_length": 5})
     with pytest.raises(UserError, match=r"text encoder 'hash' is not the one.*max_length"):
         imagen.load_cascade(stages, text_encoder=other)
+
+
+@pytest.mark.parametrize("level", [-0.1, 1.5])
+def test_an_augmentation_level_outside_0_to_1_is_refused(level):
+    with pytest.raises(UserError, match=f"augmentation_level={level}"):
+        build.build_module(compose("train", ["experiment=toy_sr32", f"augmentation_level={level}"]))

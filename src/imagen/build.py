@@ -61,7 +61,12 @@ def build_network(cfg: DictConfig) -> nn.Module:
 
 
 def build_stage(cfg: DictConfig, denoiser: Denoiser, name: str) -> Stage:
-    """The stage that samples ``denoiser`` as ``cfg`` says."""
+    """The stage that samples ``denoiser`` as ``cfg`` says.
+
+    Raises: UserError if the augmentation level is not in [0, 1].
+    """
+    if not 0 <= cfg.augmentation_level <= 1:
+        raise UserError(f"augmentation_level={cfg.augmentation_level} must be between 0 (no noise) and 1 (noise alone)")
     schedule: NoiseSchedule = instantiate(cfg.schedule)
     return Stage(
         name=name,
