@@ -1,7 +1,7 @@
 """Shards into samples: two tars joined by key, and the few known fields decoded by hand.
 
-Nothing is chosen by a member's own extension but the three fields of a sample; what else lies in a tar, a pickle for
-instance, is never looked into.
+A picture, its caption and its json are the only members of a tar that are ever looked into, and safetensors those of
+its sidecar; a pickle beside them is passed over.
 """
 
 import itertools

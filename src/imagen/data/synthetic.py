@@ -53,7 +53,7 @@ def draw(caption: str, resolution: int) -> UInt8[np.ndarray, "{resolution} {reso
 def split_captions(split: str) -> list[str]:
     """The captions of train or val: every eighth, by a hash of the caption alone, is held out."""
     held_out = sorted(CAPTIONS, key=seed_of)[::8]
-    return held_out if split == "val" else sorted(CAPTIONS.keys() - held_out)
+    return held_out if split == "val" else [caption for caption in CAPTIONS if caption not in held_out]
 
 
 def _coverage(shape: str, resolution: int) -> Float[np.ndarray, "h w"]:
