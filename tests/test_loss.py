@@ -41,11 +41,9 @@ class Answers(nn.Module):
         return self.parameterization.target(x0, (x_t - alpha * x0) / sigma, logsnr)
 
 
-def make_loss(weighting=None, augmentation=None, low_resolution=None, caption_dropout=0.1) -> DiffusionLoss:
+def make_loss(weighting=None, augmentation=None, scale=None, caption_dropout=0.1) -> DiffusionLoss:
     weighting, augmentation = weighting or Uniform(), augmentation or NoAugmentation(SCHEDULE)
-    return DiffusionLoss(
-        SCHEDULE, weighting, augmentation, low_resolution=low_resolution, caption_dropout=caption_dropout
-    )
+    return DiffusionLoss(SCHEDULE, weighting, augmentation, scale=scale, caption_dropout=caption_dropout)
 
 
 def denoiser_of(parameterization=None) -> tuple[Denoiser, Answers]:
@@ -117,7 +115,7 @@ def test_super_resolution_is_given_the_noised_block_mean_and_its_level():
     denoiser, network = denoiser_of()
     batch, address = make_batch(), TrainingAddress(0, 0, 0, 8, 8)
     augmentation = GaussianAugmentation(SCHEDULE, level_max=1.0)
-    make_loss(augmentation=augmentation, low_resolution=2)(denoiser, batch, address, training=False)
+    make_loss(augmentation=augmentation, scale=4)(denoiser, batch, address, training=False)
     cond = network.seen[2]
     means = (batch.image.float() / 127.5 - 1).unflatten(2, (2, 4)).unflatten(4, (2, 4)).mean(dim=(3, 5))
     alpha, sigma = alpha_sigma(SCHEDULE.logsnr(address.uniform("augmentation_level"))[:, None, None, None])

@@ -94,7 +94,7 @@ def build_module(cfg: DictConfig) -> DiffusionModule:
         stage.schedule,
         instantiate(cfg.weighting),
         stage.augmentation,
-        low_resolution=cfg.low_resolution,
+        scale=stage.scale,
         caption_dropout=cfg.caption_dropout,
     )
     return DiffusionModule(

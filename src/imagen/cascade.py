@@ -43,6 +43,11 @@ class Stage:
     bf16: bool
 
     @property
+    def scale(self) -> int | None:
+        """How many times a super-resolution stage enlarges; None for a base stage."""
+        return None if self.low_resolution is None else self.resolution // self.low_resolution
+
+    @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
@@ -66,15 +71,14 @@ class Stage:
         ``low_res`` in [-1, 1] is what a super-resolution stage enlarges; its noise is drawn once, and is the same for
         every step and for both halves of guidance.
         """
-        if self.low_resolution is None:
-            scale, shape, cond = 1, (self.resolution, self.resolution), Conditioning(text)
+        if self.scale is None:
+            shape, cond = (self.resolution, self.resolution), Conditioning(text)
         else:
             assert low_res is not None
             level = torch.full((len(generators),), self.augmentation_level, device=low_res.device)
             noise = normal_from(generators, tuple(low_res.shape[1:]))
             cond = Conditioning(text, *self.augmentation(low_res, level, noise))
-            scale = self.resolution // self.low_resolution
-            shape = (low_res.shape[-2] * scale, low_res.shape[-1] * scale)
+            shape = (low_res.shape[-2] * self.scale, low_res.shape[-1] * self.scale)
         x = normal_from(generators, (3, *shape))
         denoise = self.threshold(self.guidance(self._denoise))
         grid = self.sampler.grid(self.schedule)

@@ -26,7 +26,8 @@ class Loss:
 class DiffusionLoss:
     """The training objective of one stage (paper, section 2.1 and appendix F; equation 1 for the weighting).
 
-    ``low_resolution`` is the side of the picture that a super-resolution stage enlarges, None for a base stage.
+    ``scale`` is how many times a super-resolution stage enlarges its picture's side, None for a base stage. It is the
+    same for a crop: a 256-pixel crop of a 1024-pixel picture has a 64-pixel low-resolution twin.
     """
 
     def __init__(
@@ -35,13 +36,13 @@ class DiffusionLoss:
         weighting: Weighting,
         augmentation: ConditioningAugmentation,
         *,
-        low_resolution: int | None,
+        scale: int | None,
         caption_dropout: float,
     ) -> None:
         self.schedule = schedule
         self.weighting = weighting
         self.augmentation = augmentation
-        self.low_resolution = low_resolution
+        self.scale = scale
         self.caption_dropout = caption_dropout
 
     def __call__(self, denoiser: Denoiser, batch: Batch, address: TrainingAddress, *, training: bool) -> Loss:
@@ -62,10 +63,9 @@ class DiffusionLoss:
     def _conditioning(
         self, x0: Float[Tensor, "b 3 h w"], text: TextEmbedding, address: TrainingAddress
     ) -> Conditioning:
-        if self.low_resolution is None:
+        if self.scale is None:
             return Conditioning(text)
-        # crops keep the stage's scale: a 256-pixel crop of a 1024-pixel picture has a 64-pixel low-resolution twin
-        low_res = downsample(x0, x0.shape[-1] // self.low_resolution)
+        low_res = downsample(x0, self.scale)
         level = self.augmentation.train_level(address.uniform("augmentation_level"))
         noise = address.normal("augmentation_noise", tuple(low_res.shape[1:]))
         low_res, low_res_logsnr = self.augmentation(low_res, level, noise)

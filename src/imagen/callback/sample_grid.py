@@ -49,7 +49,7 @@ class SampleGrid(lightning.Callback):
         batch = batch.to(module.device)
         text = TextEmbedding(batch.text.tokens[:count], batch.text.mask[:count])
         real = to_float(batch.image[:count])
-        low_res = None if stage.low_resolution is None else downsample(real, stage.resolution // stage.low_resolution)
+        low_res = None if stage.scale is None else downsample(real, stage.scale)
         generators = [generator_of(module.seed, "sample_grid", key, device=module.device) for key in batch.key[:count]]
         drawn = stage.sample(text, low_res, generators)
         rows = [("drawn", drawn), ("real", real)]
