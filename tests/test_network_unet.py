@@ -144,7 +144,7 @@ def test_compiles_without_a_graph_break():
     from imagen.network.unet import UNet
     from imagen.types import Conditioning, TextEmbedding
     torch.manual_seed(0)
-    network = UNet(**{SMALL | {"num_res_blocks": [1, 1]}!r})
+    network = UNet(**{SMALL | {"num_res_blocks": [0, 1]}!r})
     torch.nn.init.normal_(network.conv_out.weight)
     cond = Conditioning(TextEmbedding(torch.randn(2, 4, 12), torch.arange(4) < torch.tensor([[4], [2]])))
     x, logsnr = torch.randn(2, 3, 16, 16), torch.zeros(2)

@@ -28,6 +28,24 @@ def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     return layer
 
 
+def unit_init(layer: nn.Linear) -> nn.Linear:
+    """The layer with weights that keep the input's variance, and no bias.
+
+    PyTorch's own start divides the variance by three at each layer: noise level and text, which pass several on their
+    way to the blocks, would arrive too weak to be learned from quickly.
+    """
+    nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(in_width: int, out_width: int) -> nn.Sequential:
+    """Two linear layers with a SiLU between."""
+    return nn.Sequential(
+        unit_init(nn.Linear(in_width, out_width)), nn.SiLU(), unit_init(nn.Linear(out_width, out_width))
+    )
+
+
 class GroupNorm(nn.Module):
     """GroupNorm of at most 32 groups, with an optional scale and shift of each example's channels.
 
@@ -77,7 +95,7 @@ class ResBlock(nn.Module):
         self.resample = resample
         self.norm1 = GroupNorm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.scale_shift = nn.Linear(emb_width, 2 * out_channels)
+        self.scale_shift = unit_init(nn.Linear(emb_width, 2 * out_channels))
         self.norm2 = GroupNorm(out_channels)
         self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
@@ -178,7 +196,7 @@ class LogSNREmbedding(nn.Module):
         periods = torch.logspace(math.log10(0.5), math.log10(80.0), width // 2)
         self.register_buffer("frequencies", 2 * math.pi / periods, persistent=False)
         self.frequencies: Tensor
-        self.mlp = nn.Sequential(nn.Linear(2 * (width // 2), emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
+        self.mlp = mlp(2 * (width // 2), emb_width)
 
     def forward(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, "b e"]:
         angles = logsnr.float()[:, None] * self.frequencies
@@ -197,11 +215,9 @@ class ConditioningEmbedding(nn.Module):
         super().__init__()
         self.noise = LogSNREmbedding(width, emb_width)
         self.low_res_noise = LogSNREmbedding(width, emb_width) if low_res else None
-        self.text = nn.Linear(text_width, emb_width)
+        self.text = unit_init(nn.Linear(text_width, emb_width))
         self.pool = AttentionPool(emb_width)
-        self.pooled = nn.Sequential(
-            nn.LayerNorm(emb_width), nn.Linear(emb_width, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width)
-        )
+        self.pooled = nn.Sequential(nn.LayerNorm(emb_width), mlp(emb_width, emb_width))
 
     def forward(self, logsnr: Float[Tensor, " b"], cond: Conditioning) -> tuple[Float[Tensor, "b e"], TextEmbedding]:
         text = TextEmbedding(self.text(cond.text.tokens), cond.text.mask)
