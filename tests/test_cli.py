@@ -57,3 +57,8 @@ def test_settings_of_an_option_that_was_exchanged_are_dropped():
     assert set(cfg.ema) == {"_target_"}
     assert cfg.sampler.num_steps == 8
     assert "eta" not in cfg.sampler
+
+
+def test_a_key_that_must_be_given_is_asked_for():
+    assert "data.root is missing; give it as data.root=..." in said("train.py", "text_encoder=hash")
+    assert "stages is missing" in said("sample.py")

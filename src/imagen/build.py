@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any, cast
 
 import hydra.utils
@@ -23,8 +24,33 @@ from imagen.schedule import NoiseSchedule
 from imagen.slots import SLOTS
 from imagen.text_encoder import TextEncoder
 
-ALLOWED_TARGETS = ("imagen.", "torch.optim.", "torch.nn.", "lightning.", "transformers.get_")
+CHOICES = (
+    "callback",
+    "conditioning_augmentation",
+    "data",
+    "ema",
+    "guidance",
+    "metric",
+    "network",
+    "parameterization",
+    "sampler",
+    "schedule",
+    "text_encoder",
+    "threshold",
+    "weighting",
+)
+
+ALLOWED_TARGETS = (
+    *(f"imagen.{choice}." for choice in CHOICES),
+    "torch.optim.",
+    "lightning.pytorch.",
+    "lightning.Trainer",
+    "transformers.get_",
+)
 """What a config may name. A config travels inside weights, and so may come from anyone."""
+
+HOMES = (*(f"imagen.{choice}" for choice in CHOICES), "torch.optim", "lightning.pytorch", "transformers.optimization")
+"""Where what it names must have been defined: ``imagen.data.module.os.system`` begins well and ends badly."""
 
 
 def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
@@ -33,8 +59,7 @@ def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
     Raises: UserError if its ``_target_`` is not one this project builds from, or if its keys do not fit.
     """
     target = str(node.get("_target_"))
-    if not target.startswith(ALLOWED_TARGETS):
-        raise UserError(f"_target_={target} is not allowed in a config; it must begin with one of {ALLOWED_TARGETS}")
+    _check_target(target, node)
     try:
         return hydra.utils.instantiate(node, *runtime, **named, _convert_="all", _recursive_=False)
     except InstantiationException as error:
@@ -43,6 +68,24 @@ def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
             keys = ", ".join(str(key) for key in node if key != "_target_")
             raise UserError(f"{target} cannot be built with {keys or 'nothing'}: {cause}") from error
         raise
+
+
+def _check_target(target: str, node: DictConfig) -> None:
+    """Raises: UserError unless ``target`` is defined where options are, and ``node`` hands it keywords alone."""
+    if not target.startswith(ALLOWED_TARGETS):
+        raise UserError(f"_target_={target} is not allowed in a config; it must begin with one of {ALLOWED_TARGETS}")
+    try:
+        found = hydra.utils.get_object(target)
+    except (ImportError, AttributeError, ValueError, InstantiationException) as error:
+        raise UserError(f"_target_={target} does not exist ({error})") from error
+    home = getattr(found, "__module__", None) or ""
+    if not (callable(found) and any(home == allowed or home.startswith(f"{allowed}.") for allowed in HOMES)):
+        raise UserError(f"_target_={target} is not allowed in a config; it is defined in {home or 'no module'}")
+    if isinstance(found, FunctionType) and home.startswith("imagen."):
+        raise UserError(f"_target_={target} is not allowed in a config; it is a function, and options are classes")
+    special = {str(key) for key in node if str(key).startswith("_")} - {"_target_", "_partial_"}
+    if special:
+        raise UserError(f"{', '.join(sorted(special))} beside _target_={target} is not allowed in a config")
 
 
 def build_encoder(cfg: DictConfig) -> TextEncoder:
@@ -115,13 +158,26 @@ def build_trainer(cfg: DictConfig, folder: RunFolder, log: Logger) -> lightning.
     fixed = {
         "default_root_dir": str(folder.path),
         "callbacks": _picked(cfg, "callback"),
-        "logger": [log, *_picked(cfg, "logger")],
+        "logger": [log, *_loggers(cfg, folder)],
         "enable_checkpointing": False,  # the checkpoint callback's work
         "enable_model_summary": False,
     }
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # its greetings
-    return instantiate(cfg.trainer, **fixed)
+    trainer = cfg.trainer.copy()
+    if trainer.accelerator == "auto":  # Lightning's own choice may be one without the float64 that schedules need
+        trainer.accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if trainer.val_check_interval is not None:  # Lightning counts micro-batches, this project steps
+        trainer.val_check_interval *= trainer.accumulate_grad_batches
+    return instantiate(trainer, **fixed)
+
+
+def _loggers(cfg: DictConfig, folder: RunFolder) -> list[Logger]:
+    nodes = [node.copy() for node in cfg.get("logger", {}).values() if "_target_" in node]
+    for node in nodes:
+        if node["_target_"] == "lightning.pytorch.loggers.WandbLogger":
+            node["id"] = f"{cfg.name}-{folder.path.name}"
+    return [instantiate(node) for node in nodes]
 
 
 def _picked(cfg: DictConfig, choice: str) -> list[Any]:
@@ -133,6 +189,11 @@ def _check(cfg: DictConfig) -> None:
     low = cfg.low_resolution
     if low is not None and (low >= cfg.resolution or cfg.resolution % low):
         raise UserError(f"low_resolution={low} must divide resolution={cfg.resolution} and be smaller")
+    if cfg.network.low_res != (low is not None):
+        raise UserError(
+            f"network.low_res={cfg.network.low_res} does not go with low_resolution={low}: a super-resolution stage "
+            "needs both, network.low_res=true and the size that it enlarges; a base stage neither"
+        )
 
 
 def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> Stage:
@@ -142,7 +203,10 @@ def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> S
         if value not in (None, {}):
             OmegaConf.update(cfg, str(key), value, merge=False)
     network = build_network(cfg)
-    network.load_state_dict(weights.state, assign=True)
+    try:
+        network.load_state_dict(weights.state, assign=True)
+    except RuntimeError as error:
+        raise UserError(f"stage '{name}' is damaged: its weights do not fit its own config ({error})") from error
     network.eval().requires_grad_(False)
     if cfg.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -164,7 +228,8 @@ def load_cascade(
     Raises: UserError if a stage is missing or damaged, the stages do not chain, or the encoder is not the runs'.
     """
     if isinstance(stages, str | Path) or not stages:
-        raise UserError(f"stages={stages!r} is not a list of run folders or .safetensors files, base first")
+        raise UserError(f"stages={stages} is not a list of run folders or .safetensors files, base first")
+    stages = [str(source) for source in stages]
     if len(stages) > len(SLOTS):
         raise UserError(f"stages has {len(stages)} entries; a cascade has at most {len(SLOTS)}")
     read = [read_weights(source) for source in stages]

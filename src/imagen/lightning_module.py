@@ -1,5 +1,6 @@
 """One stage's training: calls the loss, makes the optimizer, keeps the average, logs. No maths."""
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -18,6 +19,20 @@ from imagen.types import Batch
 
 VALIDATION_STEP = -1
 """Validation batch i draws as step ``VALIDATION_STEP - i``: the same every time, and none of training's draws."""
+
+
+class Clock:
+    """Seconds trained, over all the sittings of a run."""
+
+    def __init__(self) -> None:
+        self.start(0.0)
+
+    def start(self, before: float) -> None:
+        """Go on from ``before`` seconds."""
+        self._before, self._started = before, time.perf_counter()
+
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._started
 
 
 class DiffusionModule(lightning.LightningModule):
@@ -49,6 +64,7 @@ class DiffusionModule(lightning.LightningModule):
         self.seed = seed
         self.stage = stage
         self.config = config
+        self.clock = Clock()
         if channels_last:
             self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -84,9 +100,13 @@ class DiffusionModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def provenance(self) -> dict[str, Any]:
-        """The run's config and the fingerprint of the encoder that its text embeddings were read from."""
+        """The run's config, the fingerprint of the encoder of its text embeddings, and the seconds trained so far."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        return {"config": self.config, "text_fingerprint": datamodule.text_fingerprint}
+        return {
+            "config": self.config,
+            "text_fingerprint": datamodule.text_fingerprint,
+            "seconds": self.clock.seconds(),
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["imagen"] = self.provenance()

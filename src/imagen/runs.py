@@ -19,16 +19,17 @@ from imagen.files import atomic_write, write_json
 FORMAT = "imagen-lab/1"
 
 NOT_IDENTITY = {
-    "": ("output_dir", "resume", "logger", "callback", "checkpoint"),
-    "trainer": ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "log_every_n_steps"),
-    "data": ("num_workers", "multiprocessing_context"),
+    "": ("output_dir", "resume", "logger", "callback"),
+    "trainer": ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps"),
+    "data": ("num_workers", "multiprocessing_context", "made_by"),
+    "text_encoder": ("path",),
 }
 """Keys that change where and how fast a run goes, never what it learns; they are left out of its hash."""
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The config as plain resolved containers."""
-    container = OmegaConf.to_container(cfg, resolve=True)
+    container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
@@ -36,7 +37,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def config_hash(config: dict[str, Any]) -> str:
     """Eight hex digits over the resolved config less devices, workers, loggers and paths."""
     identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY[""]}
-    for section in ("trainer", "data"):
+    for section in ("trainer", "data", "text_encoder"):
         identity[section] = {k: v for k, v in (config.get(section) or {}).items() if k not in NOT_IDENTITY[section]}
     if "root" in identity["data"]:  # a data set's name belongs to the run, the place where it lies does not
         identity["data"]["root"] = Path(identity["data"]["root"]).name
@@ -162,9 +163,11 @@ def _read_safetensors(path: Path) -> Weights:
         raise UserError(f"stage '{path}' is damaged ({error}); export or train it again") from error
     if metadata.get("format") != FORMAT:
         raise UserError(f"stage '{path}' was not exported by this project (its metadata lacks format={FORMAT})")
-    return Weights(
-        state, json.loads(metadata["config"]), json.loads(metadata["text_fingerprint"]), int(metadata["step"])
-    )
+    try:
+        config, fingerprint = json.loads(metadata["config"]), json.loads(metadata["text_fingerprint"])
+        return Weights(state, config, fingerprint, int(metadata["step"]))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"stage '{path}' is damaged (metadata: {error!r}); export or train it again") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Prompts to pictures on disk: what ``sample.py`` calls."""
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from imagen import build
-from imagen.cascade import Cascade, Samples
+from imagen.cascade import Samples
 from imagen.files import write_json
 from imagen.image_grid import image_grid, save_png, to_pil
 from imagen.prompts import read_prompts
@@ -18,25 +19,28 @@ def sample(cfg: DictConfig) -> Path:
     """Draw ``cfg.prompts``; write ``grid.png``, a PNG a picture and ``samples.json`` in a folder named by the time."""
     prompts = read_prompts(cfg.prompts)
     cascade = build.load_cascade(
-        list(cfg.stages),
+        cfg.stages,
         slots={name: cfg[name] for name in SLOTS},
         text_encoder=cfg.text_encoder,
         device=cfg.device,
     )
-    warn_of_cuts(cascade, prompts)
     samples = cascade.sample(prompts, num_samples=cfg.num_samples, seed=cfg.seed, batch_size=cfg.batch_size)
-    folder = Path(cfg.output_dir) / time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder = new_folder(Path(cfg.output_dir))
     save(samples, folder, {"seed": cfg.seed, "stages": [str(source) for source in cfg.stages]})
     print(f"{len(prompts) * cfg.num_samples} pictures and grid.png in {folder}")
     return folder
 
 
-def warn_of_cuts(cascade: Cascade, prompts: list[str]) -> None:
-    """Say of each prompt that is longer than the encoder takes what was cut."""
-    for prompt, cut in zip(prompts, cascade.encoder.cut(prompts), strict=True):
-        if cut:
-            limit = cascade.encoder.max_length
-            print(f"prompt {prompt[:40]!r}... is longer than the encoder's {limit} tokens; cut: {cut!r}")
+def new_folder(parent: Path) -> Path:
+    """A folder of one's own in ``parent``, named by the time and, where that is taken, numbered."""
+    now = time.strftime("%Y-%m-%d_%H-%M-%S")
+    for name in itertools.chain([now], (f"{now}_{number}" for number in itertools.count(2))):
+        try:
+            (parent / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return parent / name
+    raise AssertionError
 
 
 def save(samples: Samples, folder: Path, how: dict[str, Any]) -> None:

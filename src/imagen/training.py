@@ -1,7 +1,7 @@
 """One stage's training from config to ``done.json``: what ``train.py`` calls."""
 
-import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
@@ -14,7 +14,7 @@ from imagen.callback import Checkpoint
 from imagen.errors import UserError
 from imagen.lightning_module import DiffusionModule
 from imagen.metrics_log import MetricsLog
-from imagen.runs import RunFolder, Weights, read_checkpoint
+from imagen.runs import RunFolder, Weights, checkpoint_name, read_checkpoint
 
 EXPECTED_WARNINGS = (
     "does not have many workers",  # how many serve is the config's choice
@@ -33,30 +33,46 @@ def train(cfg: DictConfig) -> RunFolder:
     if folder.done.is_file():
         print(f"{folder.path} is finished; delete it, or change the config or the seed, to train again")
         return folder
-    checkpoint, step = _resume_from(cfg, folder)
+    past = _resume_from(cfg, folder)
     data, module = build.build_data(cfg), build.build_module(cfg)
     data.setup("fit")  # what is wrong with the data shows before the run folder is made
     folder.start(config)
-    log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, resumed_step=step)
+    _forget_after(folder, past)
+    module.clock.start(past.seconds)
+    log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, resumed_step=past.step)
     trainer = build.build_trainer(cfg, folder, log)
     if cfg.compile:
         module.denoiser.network.compile(fullgraph=True)
-    print(f"training {cfg.name} in {folder.path}" + (f" from step {step}" if step else ""))
-    started = time.perf_counter()
+    print(f"training {cfg.name} in {folder.path}" + (f" from step {past.step}" if past.step else ""))
+    status = 1
     try:
-        _fit(trainer, module, data, checkpoint)
+        _fit(trainer, module, data, past.checkpoint)
+        status = 0
     finally:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.finish()
-    callbacks: list[object] = getattr(trainer, "callbacks")  # noqa: B009 - set by a connector, unknown to type checkers
-    stopped_by = next((c.stopped_by for c in callbacks if isinstance(c, Checkpoint)), None)
-    if stopped_by is not None and trainer.global_step < cfg.max_steps:
+                logger.experiment.finish(exit_code=status)
+    if trainer.global_step < cfg.max_steps:
         print(f"stopped at step {trainer.global_step}; the same command goes on from there")
-        raise SystemExit(128 + stopped_by)
+        raise SystemExit(128 + _stopped_by(trainer))
     if trainer.is_global_zero:
-        _finish(folder, module, trainer.global_step, trainer.global_step - step, time.perf_counter() - started)
+        _finish(folder, module, trainer.global_step)
     return folder
+
+
+@dataclass(frozen=True)
+class Past:
+    """Where a run goes on from: nothing, or a checkpoint, its step and the seconds trained until then."""
+
+    checkpoint: Path | None = None
+    step: int = 0
+    seconds: float = 0.0
+
+
+def _stopped_by(trainer: lightning.Trainer) -> int:
+    """The number of the signal that asked to stop; 0 if something else did, Lightning's ``max_time`` for instance."""
+    callbacks: list[object] = getattr(trainer, "callbacks")  # noqa: B009 - set by a connector, unknown to type checkers
+    return next((callback.stopped_by or 0 for callback in callbacks if isinstance(callback, Checkpoint)), 0)
 
 
 def _fit(
@@ -72,25 +88,31 @@ def _fit(
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
 
 
-def _resume_from(cfg: DictConfig, folder: RunFolder) -> tuple[Path | None, int]:
-    """The checkpoint to go on from and its step; (None, 0) to start anew."""
+def _resume_from(cfg: DictConfig, folder: RunFolder) -> Past:
     existing = folder.all_checkpoints()
     if cfg.resume == "never":
         if existing:
             raise UserError(f"resume=never but {folder.path} holds checkpoints; delete it or choose another seed")
-        return None, 0
+        return Past()
     path = (existing[-1] if existing else None) if cfg.resume == "auto" else Path(cfg.resume)
     if path is None:
-        return None, 0
+        return Past()
     if not path.is_file():
         raise UserError(f"resume={cfg.resume} is neither 'auto', 'never' nor a checkpoint that exists")
-    return path, int(read_checkpoint(path)["global_step"])
+    checkpoint = read_checkpoint(path)
+    return Past(path, int(checkpoint["global_step"]), float(checkpoint["imagen"]["seconds"]))
 
 
-def _finish(folder: RunFolder, module: DiffusionModule, step: int, steps_here: int, seconds: float) -> None:
-    weights = Weights(module.state_to_export(), **module.provenance(), step=step)
-    weights.save(folder.weights)
-    folder.finish(
-        {"step": step, "seconds": round(seconds, 1), "seconds_per_step": round(seconds / max(1, steps_here), 4)}
-    )
-    print(f"finished {folder.path} at step {step}")
+def _forget_after(folder: RunFolder, past: Past) -> None:
+    """Remove checkpoints later than the one gone on from: they are of a run that is given up."""
+    for path in folder.all_checkpoints():
+        if path.name > checkpoint_name(past.step):
+            path.unlink(missing_ok=True)
+
+
+def _finish(folder: RunFolder, module: DiffusionModule, step: int) -> None:
+    provenance = module.provenance()
+    seconds = provenance["seconds"]
+    Weights(module.state_to_export(), provenance["config"], provenance["text_fingerprint"], step).save(folder.weights)
+    folder.finish({"step": step, "seconds": round(seconds, 1), "seconds_per_step": round(seconds / step, 4)})
+    print(f"finished {folder.path} at step {step} after {seconds:.0f} s")

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning
 import torch
-from torchmetrics import MeanMetric
 
 from imagen.loss import Loss
 
@@ -20,22 +19,21 @@ class LossByLogSNR(lightning.Callback):
         if sorted(set(edges)) != edges or len(edges) < 2:
             raise ValueError(f"edges={edges} must be at least two increasing log-SNR values")
         self.edges = edges
-        self._bins: list[MeanMetric] = []
+        self._totals = torch.empty(0)
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._bins = [MeanMetric().to(pl_module.device) for _ in self.edges[1:]]
+        self._totals = torch.zeros(len(self.edges) - 1, 2, device=pl_module.device)  # sum of losses, count
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Loss, *args: Any, **kwargs: Any
     ) -> None:
         inner = torch.tensor(self.edges[1:-1], device=outputs.logsnr.device)
-        index = torch.bucketize(outputs.logsnr, inner)
-        for i, metric in enumerate(self._bins):
-            chosen = outputs.per_example[index == i]
-            if len(chosen):
-                metric.update(chosen)
+        rows = torch.stack([outputs.per_example, torch.ones_like(outputs.per_example)], dim=1)
+        self._totals.index_add_(0, torch.bucketize(outputs.logsnr, inner), rows)
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        for (low, high), metric in zip(pairwise(self.edges), self._bins, strict=True):
-            if metric.update_called:
-                pl_module.log(f"val/loss_logsnr_{low:g}_to_{high:g}", metric.compute())
+        totals = trainer.strategy.reduce(self._totals, reduce_op="sum")  # on every rank, whatever bins it has met
+        assert isinstance(totals, torch.Tensor)
+        for (low, high), (loss, count) in zip(pairwise(self.edges), totals.tolist(), strict=True):
+            if count:
+                pl_module.log(f"val/loss_logsnr_{low:g}_to_{high:g}", loss / count)

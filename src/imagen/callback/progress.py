@@ -51,9 +51,8 @@ class Progress(ProgressBar):
         if step != self._bar.n and (step % self.refresh_every_n_steps == 0 or step == trainer.max_steps):
             rate = self._bar.format_dict["rate"] or 0.0
             global_batch = len(batch) * trainer.world_size * trainer.accumulate_grad_batches
-            self._bar.set_postfix_str(
-                f"loss {outputs['loss'].item():.4f}, {rate * global_batch:.1f} img/s", refresh=False
-            )
+            loss = outputs["loss"].item() * trainer.accumulate_grad_batches  # Lightning has divided it
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate * global_batch:.1f} img/s", refresh=False)
         self._bar.update(step - self._bar.n)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -20,7 +20,7 @@ from imagen.data.stream import (
     Shard,
     as_it_is,
     batch_count,
-    leave_interrupts_to_the_trainer,
+    leave_signals_to_the_trainer,
 )
 from imagen.errors import UserError
 from imagen.text_encoder import TextEncoder
@@ -199,7 +199,7 @@ class StreamModule(lightning.LightningDataModule, ABC):
             DataPipeline(order, *self.stages(split, order), batches),  # type: ignore[arg-type]
             batch_size=None,
             collate_fn=as_it_is,
-            worker_init_fn=leave_interrupts_to_the_trainer,
+            worker_init_fn=leave_signals_to_the_trainer,
             num_workers=workers,
             multiprocessing_context=self.multiprocessing_context if workers else None,
             persistent_workers=workers > 0 and not training,  # the training stream is opened once

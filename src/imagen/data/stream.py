@@ -27,6 +27,9 @@ from imagen.types import Batch, TextEmbedding
 HOPELESS = 1000
 """After so many unfit samples in a row a worker gives up: it would look for a good one for ever."""
 
+GRACE = 600.0
+"""Seconds that a worker outlives SIGTERM: ample for the trainer to finish its step and write a checkpoint."""
+
 _SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
@@ -181,8 +184,9 @@ class Batches:
     """Samples into batches of ``size``; the last stage.
 
     For a faulty sample the next good one stands in, which so comes twice: batch i is then made of the same stretch of
-    the stream whatever went wrong before it, which makes resuming exact. ``count`` is None for an endless stream; a
-    finite one is cut into exactly ``count`` batches, so that all ranks make as many; the last takes what is left.
+    the stream whatever went wrong before it, which makes resuming exact. At the end, where none follows, the last good
+    one stands in. ``count`` is None for an endless stream; a finite one is cut into exactly ``count`` batches, so that
+    all ranks make as many; the last takes what is left.
     """
 
     size: int
@@ -192,8 +196,9 @@ class Batches:
     def __call__(self, source: Iterable[Sample | Fault]) -> Iterator[Delivery]:
         samples: list[Sample] = []
         faults: list[Fault] = []
+        last: Sample | None = None
         holes, made = 0, 0
-        for item in source:
+        for item in itertools.chain(source, [None]):  # None: the end
             if isinstance(item, Fault):
                 faults.append(item)
                 holes += 1
@@ -201,13 +206,16 @@ class Batches:
                     yield Delivery(None, faults)
                     return
                 continue
-            samples += [item] * (holes + 1)
+            if item is not None:
+                last = item
+                holes += 1  # it fills its own place too
+            if last is not None:
+                samples += [last] * holes
             holes = 0
             while len(samples) >= self.size and made + 1 != self.count:
                 yield Delivery(collate(samples[: self.size], self.flip), faults)
                 samples, faults, made = samples[self.size :], [], made + 1
         if samples or faults:
-            samples += samples[-1:] * holes
             yield Delivery(collate(samples, self.flip) if samples else None, faults)
 
 
@@ -216,9 +224,14 @@ def as_it_is(delivery: Any) -> Any:
     return delivery
 
 
-def leave_interrupts_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches every process: a worker that died of it would break the checkpoint that the trainer is writing."""
+def leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C, and a scheduler's SIGTERM, reach every process: a worker that died of it would take the trainer along.
+
+    It lives on to serve the step in hand, and ends with the trainer. Only SIGTERM is also what torch sends to a worker
+    that hangs, at the end of training: so it does end a worker, but ``GRACE`` seconds later.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, GRACE))  # SIGALRM ends a process
 
 
 def batch_count(total: int, world: int, size: int) -> int:

@@ -22,8 +22,8 @@ def group_norm(
     """GroupNorm with a gain and a bias of each example's own: ``(x - mean) / std * gain + bias``, in x's dtype."""
     if x.device.type == "cpu":
         return _GroupNormCPU.apply(x, groups, gain, bias)
-    x = F.group_norm(x, groups, eps=EPSILON)
-    return torch.addcmul(bias[:, :, None, None], x, gain[:, :, None, None])
+    normed = F.group_norm(x, groups, eps=EPSILON)  # float32 under autocast
+    return torch.addcmul(bias[:, :, None, None], normed, gain[:, :, None, None]).to(x.dtype)
 
 
 def attend(
