@@ -286,6 +286,24 @@ def test_a_name_is_found_in_the_users_cache_offline(monkeypatch, t5_folder, tmp_
     assert cached.fingerprint() == tiny(T5, t5_folder).fingerprint()
 
 
+def test_one_of_several_cached_snapshots_is_never_guessed(monkeypatch, t5_folder, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    snapshots = tmp_path / "models--google--t5-tiny" / "snapshots"
+    first, second, bare = "1" * 40, "2" * 40, "0" * 40
+    shutil.copytree(t5_folder, snapshots / first)
+    (snapshots / bare).mkdir()
+    assert tiny(T5, Path("google/t5-tiny")).folder == snapshots / first, "one without weights does not count"
+    shutil.copytree(t5_folder, snapshots / second)
+    with pytest.raises(UserError, match=f"{first}, {second}.*text_encoder.revision=") as refused:
+        tiny(T5, Path("google/t5-tiny")).encode(["a"])
+    assert bare not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert tiny(T5, Path("google/t5-tiny"), revision=second).folder.name == second
+
+
 def test_the_hubs_conversion_is_taken_where_the_main_branch_has_no_safetensors(monkeypatch, t5_folder, tmp_path):
     import huggingface_hub
 

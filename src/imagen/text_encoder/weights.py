@@ -44,7 +44,8 @@ def _sha256(file: Path, size: int, modified: int) -> str:
 def from_hub(name: str, path: str, revision: str | None) -> Path:
     """The snapshot of ``path`` in the user's cache, or else from the hub; UserError in one sentence when in neither.
 
-    Where ``revision`` is None and the main branch has no safetensors, the hub's own conversion of it is taken.
+    Where ``revision`` is None and the main branch has no safetensors, the hub's own conversion of it is taken;
+    several usable snapshots in the cache are then a UserError, as nothing says which of them is meant.
     """
     from huggingface_hub import constants
 
@@ -55,6 +56,8 @@ def from_hub(name: str, path: str, revision: str | None) -> Path:
             if folder and weight_files(folder):
                 return folder
             reason = f"{path} has no safetensors weights there" if folder else reason
+        except UserError:
+            raise
         except (
             Exception
         ) as error:  # the hub raises its own, the network's and the file system's: each means "not there"
@@ -74,7 +77,13 @@ def _cached(path: str, revision: str | None) -> Path | None:
     if revision is not None:
         return Path(snapshot_download(path, revision=revision, local_files_only=True))
     snapshots = Path(constants.HF_HUB_CACHE, f"models--{path.replace('/', '--')}", "snapshots").glob("*")
-    return next((folder for folder in sorted(snapshots) if weight_files(folder)), None)
+    usable = sorted(folder for folder in snapshots if weight_files(folder))
+    if len(usable) > 1:  # a choice among them here would let any later download change the fingerprint
+        raise UserError(
+            f"text_encoder.revision is null and the Hugging Face cache holds several snapshots of {path!r} "
+            f"({', '.join(folder.name for folder in usable)}): name the one to use, text_encoder.revision=<one of them>"
+        )
+    return usable[0] if usable else None
 
 
 def _downloaded(path: str, revision: str | None) -> Path | None:
