@@ -48,8 +48,13 @@ def levels_of(logsnr_grid: Float[Tensor, " s"]) -> list[Level]:
 
 
 def uniform_in_t(schedule: NoiseSchedule, num_steps: int) -> Float[Tensor, " s"]:
-    """``num_steps + 1`` log-SNRs, in float64, at times evenly spaced from 1 to 0 (Imagen, appendix A)."""
-    return schedule.logsnr(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64, device="cpu"))
+    """``num_steps + 1`` log-SNRs, in float64, at times evenly spaced from 1 to 0 (Imagen, appendix A).
+
+    The last is infinite: a finished picture is x0 itself, however early the schedule was truncated for training.
+    """
+    grid = schedule.logsnr(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64, device="cpu"))
+    grid[-1] = math.inf
+    return grid
 
 
 def epsilon(x: Float[Tensor, "b 3 h w"], prediction: Prediction, level: Level) -> Float[Tensor, "b 3 h w"]:
