@@ -5,6 +5,7 @@ gradient accumulation, workers and resuming change none of it.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 def seed_of(*address: int | str) -> int:
     """A 63-bit seed for an address; different addresses give unrelated seeds, on every machine and Python the same."""
-    digest = hashlib.blake2b("/".join(map(str, address)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(json.dumps(address).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

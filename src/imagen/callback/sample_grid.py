@@ -18,6 +18,8 @@ from imagen.types import Batch, TextEmbedding
 class SampleGrid(lightning.Callback):
     """Every ``every_n_steps`` draws the first ``num_prompts`` validation captions with the averaged network.
 
+    At most those of one validation batch of this process.
+
     Rows: what a super-resolution stage is given, what it draws, the real picture.
     """
 
