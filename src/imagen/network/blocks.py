@@ -165,7 +165,7 @@ class CrossAttention(nn.Module):
 class AttentionPool(nn.Module):
     """The text as one vector: its LayerNormed tokens, averaged by an attention whose query is their mean (paper, 2.5).
 
-    The mean is also among the keys, so a prompt of padding alone pools to the mean's stand-in, zero.
+    The mean is also among the keys, so a prompt of padding alone has something to look at: a zero in its place.
     """
 
     def __init__(self, text_width: int):
