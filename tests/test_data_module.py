@@ -3,8 +3,8 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +13,14 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from processes import free_port, running
 
 from imagen.data.module import Loader, StreamModule, Unfit
 from imagen.data.stream import Delivery, Fault, collate
 from imagen.data.synthetic import SyntheticModule
 from imagen.errors import UserError
 from imagen.text_encoder import Hash
+from imagen.types import Batch
 
 # of fork in a process with threads, which Python 3.12 warns of
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
@@ -167,14 +169,33 @@ def test_opening_a_loader_draws_nothing_from_the_global_random_state(workers: in
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_workers_leave_ctrl_c_to_the_trainer():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_leave_signals_to_the_trainer(number: signal.Signals):
     iterator = iter(synthetic(num_workers=1, multiprocessing_context="fork").train_dataloader())
     next(iterator)
     (worker,) = multiprocessing.active_children()
-    os.kill(worker.pid, signal.SIGINT)
+    os.kill(worker.pid, number)
     for _ in range(20):
         next(iterator)
     assert worker.is_alive()
+
+
+def leave_workers_behind() -> None:
+    left.append(iter(synthetic(num_workers=2, multiprocessing_context="fork").train_dataloader()))
+    next(left[0])
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGSTOP)  # as if it hung
+
+
+left: list[Iterator[Batch]] = []
+
+
+def test_a_process_ends_with_workers_left_and_hanging():
+    process = multiprocessing.get_context("fork").Process(target=leave_workers_behind)
+    process.start()
+    process.join(30)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0
 
 
 def test_an_unknown_start_method_is_refused():
@@ -254,27 +275,43 @@ if __name__ == "__main__":
     import lightning
     from test_data_module import Recorder, synthetic
 
-    data = synthetic(num_workers=1, multiprocessing_context="spawn")
+    data = synthetic(batch_size=14, num_workers=1, multiprocessing_context="spawn")
     options = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_steps=6, limit_val_batches=0,
+    trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_steps=14, limit_val_batches=0,
                                 **options)
     module = Recorder()
     trainer.fit(module, data)
     Path(sys.argv[2], f"{trainer.global_rank}.json").write_text(json.dumps(module.keys))
 """
 
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+SRUN = {"SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+SRUN |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0"}
 
-def test_two_processes_under_lightnings_launcher(tmp_path: Path):
+
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun", "srun"])
+def test_two_processes_under(launcher: str, tmp_path: Path):
     # spawned workers know nothing of torch.distributed: the rank must be handed to them
     (tmp_path / "script.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "script.py", str(Path(__file__).parent), str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    command = ["script.py", str(Path(__file__).parent), str(tmp_path)]
+    places: list[dict[str, str]] = [{}]
+    if launcher == "torchrun":
+        command = [*TORCHRUN, *command]
+    elif launcher == "srun":  # which starts every rank itself
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        places = [{**SRUN, **address, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
+    logs = [tmp_path / f"{number}.log" for number in range(len(places))]
+    with ExitStack() as ranks:
+        started = [
+            ranks.enter_context(running(command, tmp_path, log, **where))
+            for log, where in zip(logs, places, strict=True)
+        ]
+        for process, log in zip(started, logs, strict=True):
+            assert process.wait(120) == 0, log.read_text()
     made = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for rank in range(2):
-        assert made[rank] == keys(synthetic(place(rank, world=2)).train_dataloader(), 6)
-    assert not set(chain(*made[0])) & set(chain(*made[1]))
+        assert made[rank] == keys(synthetic(place(rank, world=2), batch_size=14).train_dataloader(), 14)
+    assert sorted(chain(*made[0], *made[1])) == [f"{i:03}" for i in range(196)]
 
 
 def test_stream_module_is_abstract():

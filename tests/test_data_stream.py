@@ -159,6 +159,19 @@ def test_at_the_end_of_validation_the_last_good_one_stands_in():
     assert numbers(list(Batches(4, flip=False, count=1)(items))) == [[0, 1, 1]]
 
 
+def test_a_last_batch_of_nothing_but_faults_is_filled_too():
+    items = [sample(0), sample(1), sample(2), sample(3), Fault("shard", "4", "why")]
+    made = list(Batches(4, flip=False, count=2)(items))
+    assert numbers(made) == [[0, 1, 2, 3], [3]]
+    assert [fault.key for _, some in made for fault in some] == ["4"]
+
+
+def test_faults_at_the_end_change_no_count_of_batches():
+    items = [sample(0), *(Fault("shard", str(i), "why") for i in range(1, 10))]
+    assert numbers(list(Batches(4, flip=False, count=3)(items))) == [[0] * 4, [0] * 4, [0] * 2]
+    assert numbers(list(Batches(4, flip=False, count=2)(items[:9]))) == [[0] * 4, [0] * 5]
+
+
 def test_nothing_but_faults_is_delivered_as_such(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stream, "HOPELESS", 5)
     endless = (Fault("shard", str(i % 3), "why") for i in itertools.count())

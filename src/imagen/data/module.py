@@ -2,9 +2,11 @@
 
 import logging
 import multiprocessing
+import signal
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.util import Finalize
 from typing import Any
 
 import lightning
@@ -88,6 +90,14 @@ class Loader:
         if self._length is None:
             raise TypeError("the training stream has no end")
         return self._length
+
+
+def kill_workers() -> None:
+    """At exit. Multiprocessing ends its daemons by SIGTERM, which workers ignore, and would wait for them for ever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would take them for crashed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 class StreamModule(lightning.LightningDataModule, ABC):
@@ -192,6 +202,8 @@ class StreamModule(lightning.LightningDataModule, ABC):
             )
 
     def _open(self, split: str, workers: int, start: int) -> DataLoader:
+        if workers:
+            Finalize(None, kill_workers, exitpriority=0)
         training = split == "train"
         order = Order(self.shards[split], self.seed, *self._ranks(), self._local_batch(), start, training)
         batches = Batches(self._local_batch(), self.flip, None if training else self._val_batches())

@@ -27,9 +27,6 @@ from imagen.types import Batch, TextEmbedding
 HOPELESS = 1000
 """After so many unfit samples in a row a worker gives up: it would look for a good one for ever."""
 
-GRACE = 600.0
-"""Seconds that a worker outlives SIGTERM: ample for the trainer to finish its step and write a checkpoint."""
-
 _SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
@@ -225,13 +222,12 @@ def as_it_is(delivery: Any) -> Any:
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C, and a scheduler's SIGTERM, reach every process: a worker that died of it would take the trainer along.
+    """Ctrl-C and a scheduler's SIGTERM reach every process: a worker that died of them would take the trainer along.
 
-    It lives on to serve the step in hand, and ends with the trainer. Only SIGTERM is also what torch sends to a worker
-    that hangs, at the end of training: so it does end a worker, but ``GRACE`` seconds later.
+    So it serves the step in hand, and ends when the trainer does.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, GRACE))  # SIGALRM ends a process
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def batch_count(total: int, world: int, size: int) -> int:
