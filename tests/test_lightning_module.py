@@ -43,6 +43,15 @@ def test_only_the_network_is_trained_and_the_average_follows_it():
     assert module.stage.denoiser.network is module.ema.network
 
 
+def test_adafactor_trains():
+    module, trainer = fit("optimizer=adafactor", "max_steps=2")
+    assert isinstance(trainer.optimizers[0], torch.optim.Adafactor)
+    before = build.build_network(compose("train", TOY))
+    pairs = list(zip(module.denoiser.network.parameters(), before.parameters(), strict=True))
+    assert all(after.isfinite().all() for after, _ in pairs)
+    assert any(not torch.equal(after, initial) for after, initial in pairs)
+
+
 def test_export_is_the_average_on_the_cpu():
     module = build.build_module(compose("train", TOY))
     state = module.state_to_export()

@@ -40,6 +40,11 @@ def test_group_norm_of_a_flat_picture_is_the_bias():
     torch.testing.assert_close(out, torch.full((1, 4, 2, 2), 0.5))
 
 
+def test_group_norm_elsewhere_keeps_the_dtype_too():
+    x, gain = torch.empty(2, 8, 4, 4, dtype=torch.bfloat16, device="meta"), torch.empty(2, 8, device="meta")
+    assert group_norm(x, 4, gain, gain).dtype == torch.bfloat16
+
+
 def test_attend_is_torchs():
     q, k, v = random(2, 6, 3, 4, seed=0), random(2, 9, 3, 4, seed=1), random(2, 9, 3, 4, seed=2)
     visible = torch.arange(9) < torch.tensor([[9], [4]])
