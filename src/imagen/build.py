@@ -176,7 +176,7 @@ def _loggers(cfg: DictConfig, folder: RunFolder) -> list[Logger]:
     nodes = [node.copy() for node in cfg.get("logger", {}).values() if "_target_" in node]
     for node in nodes:
         if node["_target_"] == "lightning.pytorch.loggers.WandbLogger":
-            node["id"] = f"{cfg.name}-{folder.path.name}"
+            node["id"] = node["id"] or f"{cfg.name}-{folder.path.name}"
     return [instantiate(node) for node in nodes]
 
 
