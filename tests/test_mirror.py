@@ -9,26 +9,11 @@ import pytest
 from omegaconf import OmegaConf
 
 import imagen
-from imagen.build import ALLOWED_TARGETS
+from imagen.build import ALLOWED_TARGETS, CHOICES
 from imagen.cli import CONF
 
 PACKAGE = Path(imagen.__file__).parent
 TESTS = Path(__file__).parent
-CHOICES = [
-    "callback",
-    "conditioning_augmentation",
-    "data",
-    "ema",
-    "guidance",
-    "metric",
-    "network",
-    "parameterization",
-    "sampler",
-    "schedule",
-    "text_encoder",
-    "threshold",
-    "weighting",
-]
 THIRD_PARTY = ["logger", "lr_scheduler", "optimizer", "trainer"]
 NO_OBJECTS = ["ablation", "data_prep", "experiment", "hydra", "sampling", "scale"]
 OPTIONS = sorted(path for choice in CHOICES for path in (CONF / choice).glob("*.yaml"))

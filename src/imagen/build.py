@@ -39,6 +39,7 @@ CHOICES = (
     "threshold",
     "weighting",
 )
+"""The choices: a folder of conf/, a module of this package, and a test each."""
 
 ALLOWED_TARGETS = (
     *(f"imagen.{choice}." for choice in CHOICES),
