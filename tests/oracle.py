@@ -24,7 +24,7 @@ class GaussianOracle:
         self.batches: list[int] = []
 
     def mean_of(self, cond: Conditioning) -> Float[Tensor, "b 1 1 1"]:
-        return self.mean + cond.text.tokens.mean((1, 2))[:, None, None, None]
+        return self.mean + cond.text.tokens.mean((1, 2)).masked_fill(cond.text.absent, 0.0)[:, None, None, None]
 
     def __call__(self, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
         self.batches.append(len(x_t))

@@ -16,6 +16,7 @@ from imagen.network.blocks import (
     Upsample,
     with_low_res,
 )
+from imagen.null_text import ZeroedText
 from imagen.types import Conditioning, TextEmbedding
 
 
@@ -96,7 +97,7 @@ def test_logsnr_embedding_tells_levels_apart():
 
 
 def test_conditioning_embedding_reads_the_low_res_level():
-    embedding = ConditioningEmbedding(8, 16, 16, True)
+    embedding = ConditioningEmbedding(ZeroedText(), 8, 16, 16, True)
     low_res = torch.zeros(2, 3, 4, 4)
     a, tokens = embedding(torch.zeros(2), Conditioning(text([2, 1]), low_res, torch.tensor([0.0, 0.0])))
     b, _ = embedding(torch.zeros(2), Conditioning(text([2, 1]), low_res, torch.tensor([0.0, 5.0])))

@@ -14,12 +14,14 @@ from omegaconf import OmegaConf
 from imagen.errors import UserError
 from imagen.network.blocks import CrossAttention, ResBlock, SelfAttention
 from imagen.network.efficient_unet import EfficientUNet
+from imagen.null_text import ZeroedText
 from imagen.types import Conditioning, TextEmbedding
 
 CONF = Path(__file__).parent.parent / "conf" / "network"
 SMALL: dict[str, Any] = {
     "text_width": 12,
     "low_res": True,
+    "out_channels": 3,
     "patch_size": 1,
     "channels": [8, 16],
     "strides": [2, 2],
@@ -31,10 +33,12 @@ SMALL: dict[str, Any] = {
     "skip_scale": 0.5**0.5,
     "long_skip_scale": 1.0,
     "long_skip_concat": False,
+    "input_skip": False,
 }
 VARIANTS: list[dict[str, Any]] = [
     {},
-    {"patch_size": 2, "strides": [1, 2]},
+    {"patch_size": 2, "strides": [1, 2], "input_skip": True},
+    {"out_channels": 6, "input_skip": True},
     {"long_skip_concat": True, "long_skip_scale": 0.5**0.5, "skip_scale": 1.0},
     {"self_attention": [False, False]},
     {"strides": [1, 1], "num_res_blocks": [0, 1]},
@@ -47,13 +51,13 @@ def paper(option: str, **changes: Any) -> EfficientUNet:
     node["text_width"] = 4096
     values: Any = OmegaConf.to_container(node)
     with torch.device("meta"):
-        return EfficientUNet(**(values | changes))
+        return EfficientUNet(ZeroedText(), **(values | changes))
 
 
 def small(**changes: Any) -> EfficientUNet:
     """A small network whose zero-initialised layers are given weights, so that every part tells in the output."""
     generator = torch.Generator().manual_seed(0)
-    network = EfficientUNet(**(SMALL | changes))
+    network = EfficientUNet(ZeroedText(), **(SMALL | changes))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
@@ -128,7 +132,7 @@ def test_residual_sums_and_long_skips_are_scaled():
 def test_padding_changes_nothing_and_empty_text_is_borne(changes: dict[str, Any]):
     network = small(**changes)
     want = network(*inputs())
-    assert want.shape == (3, 3, 16, 16)
+    assert want.shape == (3, changes.get("out_channels", 3), 16, 16)
     assert want.isfinite().all()
     torch.testing.assert_close(network(*inputs(padded_to=9, padding=1e3)), want, rtol=1e-4, atol=1e-5)
 
@@ -136,7 +140,7 @@ def test_padding_changes_nothing_and_empty_text_is_borne(changes: dict[str, Any]
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_the_network_starts_as_zero_and_every_weight_learns(changes: dict[str, Any]):
     x, logsnr, cond = inputs()
-    assert not EfficientUNet(**(SMALL | changes))(x, logsnr, cond).any()
+    assert not EfficientUNet(ZeroedText(), **(SMALL | changes))(x, logsnr, cond).any()
     network = small(**changes)
     network(x, logsnr, cond).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
@@ -206,16 +210,17 @@ def test_bf16_autocast_is_near_float32(layout: torch.memory_format, patch_size: 
 )
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], named: str):
     with pytest.raises(UserError, match=named):
-        EfficientUNet(**(SMALL | changes))
+        EfficientUNet(ZeroedText(), **(SMALL | changes))
 
 
 def test_compiles_without_a_graph_break():
     program = f"""
     import torch
     from imagen.network.efficient_unet import EfficientUNet
+    from imagen.null_text import ZeroedText
     from imagen.types import Conditioning, TextEmbedding
     torch.manual_seed(0)
-    network = EfficientUNet(**{SMALL | {"patch_size": 2, "num_res_blocks": [0, 1]}!r})
+    network = EfficientUNet(ZeroedText(), **{SMALL | {"patch_size": 2, "num_res_blocks": [0, 1]}!r})
     torch.nn.init.normal_(network.conv_out.weight)
     text = TextEmbedding(torch.randn(2, 4, 12), torch.arange(4) < torch.tensor([[4], [2]]))
     cond = Conditioning(text, torch.randn(2, 3, 4, 4), torch.zeros(2))

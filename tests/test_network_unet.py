@@ -12,6 +12,7 @@ from torch import nn
 
 from imagen.errors import UserError
 from imagen.network.unet import UNet
+from imagen.null_text import ZeroedText
 from imagen.types import Conditioning, TextEmbedding
 
 PAPER: dict[str, Any] = {
@@ -25,6 +26,7 @@ PAPER: dict[str, Any] = {
     "head_channels": 64,
     "skip_scale": 1.0,
     "low_res": False,
+    "out_channels": 3,
 }
 SMALL: dict[str, Any] = PAPER | {
     "image_size": 16,
@@ -40,7 +42,7 @@ SMALL: dict[str, Any] = PAPER | {
 def small(**changes: Any) -> UNet:
     """A small network whose zero-initialised layers are given weights, so that every part tells in the output."""
     generator = torch.Generator().manual_seed(0)
-    network = UNet(**(SMALL | changes))
+    network = UNet(ZeroedText(), **(SMALL | changes))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
@@ -60,16 +62,16 @@ def inputs(padded_to: int = 5, padding: float = 0.0) -> tuple[torch.Tensor, torc
 )
 def test_paper_sizes(width: int, least: float, most: float):
     with torch.device("meta"):
-        UNet(**(PAPER | {"width": 64}))  # torch loads its meta kernels once
+        UNet(ZeroedText(), **(PAPER | {"width": 64}))  # torch loads its meta kernels once
         start = time.perf_counter()
-        network = UNet(**(PAPER | {"width": width}))
+        network = UNet(ZeroedText(), **(PAPER | {"width": width}))
     assert time.perf_counter() - start < 1.0
     assert least < sum(p.numel() for p in network.parameters()) / 1e9 < most
 
 
 def test_attention_follows_every_block_of_its_levels():
     with torch.device("meta"):
-        network = UNet(**PAPER)
+        network = UNet(ZeroedText(), **PAPER)
     heads = [m.num_heads for m in network.modules() if type(m).__name__ == "SelfAttention"]
     assert sorted(heads) == [16] * 7 + [24] * 7 + [32] * 8
 
@@ -98,7 +100,7 @@ def test_text_noise_level_and_low_res_tell():
 
 def test_the_network_starts_as_zero_and_every_weight_learns():
     x, logsnr, cond = inputs()
-    assert not UNet(**SMALL)(x, logsnr, cond).any()
+    assert not UNet(ZeroedText(), **SMALL)(x, logsnr, cond).any()
     network = small()
     network(x, logsnr, cond).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
@@ -135,16 +137,17 @@ def test_bf16_autocast_is_near_float32(layout: torch.memory_format):
 )
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], named: str):
     with pytest.raises(UserError, match=named):
-        UNet(**(SMALL | changes))
+        UNet(ZeroedText(), **(SMALL | changes))
 
 
 def test_compiles_without_a_graph_break():
     program = f"""
     import torch
     from imagen.network.unet import UNet
+    from imagen.null_text import ZeroedText
     from imagen.types import Conditioning, TextEmbedding
     torch.manual_seed(0)
-    network = UNet(**{SMALL | {"num_res_blocks": [0, 1]}!r})
+    network = UNet(ZeroedText(), **{SMALL | {"num_res_blocks": [0, 1]}!r})
     torch.nn.init.normal_(network.conv_out.weight)
     cond = Conditioning(TextEmbedding(torch.randn(2, 4, 12), torch.arange(4) < torch.tensor([[4], [2]])))
     x, logsnr = torch.randn(2, 3, 16, 16), torch.zeros(2)

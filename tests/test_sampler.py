@@ -14,6 +14,7 @@ from imagen.guidance import ClassifierFreeGuidance
 from imagen.randomness import normal_from
 from imagen.sampler import DDIM, DDPM, DPMSolverPP2M, Heun, Sampler
 from imagen.schedule import CosineSchedule, LinearSchedule, NoiseSchedule, ShiftedCosineSchedule, alpha_sigma
+from imagen.spacing import UniformTime
 from imagen.types import Conditioning, Prediction
 
 BOUNDS = {"logsnr_min": -20.0, "logsnr_max": 20.0}
@@ -62,7 +63,7 @@ def test_order_of_convergence(name: str, order: float, std: float) -> None:
 def test_error_on_the_paper_grid(name: str, bounds: tuple[float, float]) -> None:
     for steps, bound in zip((20, 320), bounds, strict=True):
         sampler = MAKE[name](steps)
-        assert ode_error(sampler, sampler.grid(COSINE), 0.5) < bound
+        assert ode_error(sampler, UniformTime().grid(COSINE, sampler.num_steps), 0.5) < bound
 
 
 # ---- law of the stochastic samplers ----
@@ -88,7 +89,7 @@ def law(sampler: Sampler, grid: Tensor, std: float) -> tuple[float, float]:
 )
 def test_ddpm_has_the_right_mean_and_variance(std: float, gamma: float, num_steps: int, tolerance: float) -> None:
     sampler = DDPM(num_steps=num_steps, gamma=gamma)
-    mean, deviation = law(sampler, sampler.grid(COSINE), std)
+    mean, deviation = law(sampler, UniformTime().grid(COSINE, sampler.num_steps), std)
     assert mean == pytest.approx(0.3, abs=4 * std / math.sqrt(2 * 3 * 128**2))
     assert deviation == pytest.approx(std, rel=tolerance)
 
@@ -107,7 +108,7 @@ def test_ddpm_puts_no_noise_on_the_final_picture() -> None:
     sample = sampler(
         oracle,
         normal(2, 3, 4, 4),
-        sampler.grid(COSINE),
+        UniformTime().grid(COSINE, sampler.num_steps),
         conditioning(2),
         generators(2),
         lambda i, x, p: said.append(p.x0),
@@ -117,7 +118,12 @@ def test_ddpm_puts_no_noise_on_the_final_picture() -> None:
 
 def test_ddim_with_eta_1_is_ddpm_with_gamma_0() -> None:
     ddpm, ddim = DDPM(num_steps=12, gamma=0.0), DDIM(num_steps=12, eta=1.0)
-    x, grid, cond, oracle = normal(2, 3, 8, 8), ddpm.grid(COSINE), conditioning(2), GaussianOracle(0.3, 0.5)
+    x, grid, cond, oracle = (
+        normal(2, 3, 8, 8),
+        UniformTime().grid(COSINE, ddpm.num_steps),
+        conditioning(2),
+        GaussianOracle(0.3, 0.5),
+    )
     one = ddpm(oracle, x, grid, cond, generators(2))
     assert torch.allclose(one, ddim(oracle, x, grid, cond, generators(2)), atol=1e-12)
 
@@ -237,7 +243,7 @@ def test_few_steps_stay_stable_with_an_imperfect_model(name: str, num_steps: int
         return Prediction((x0 + 0.05 * torch.sin(3 * logsnr)[:, None, None, None]).clamp(-1, 1))
 
     sampler = MAKE[name](num_steps)
-    grid, cond = sampler.grid(schedule), conditioning(2, dtype=torch.float32)
+    grid, cond = UniformTime().grid(schedule, sampler.num_steps), conditioning(2, dtype=torch.float32)
     x = normal(2, 3, 16, 16, dtype=torch.float32)
     sample = sampler(imperfect, x, grid, cond, generators(2))
     assert sample.dtype == torch.float32
@@ -247,21 +253,13 @@ def test_few_steps_stay_stable_with_an_imperfect_model(name: str, num_steps: int
 @every_solver
 def test_float32_is_enough(name: str) -> None:
     sampler, oracle, x = MAKE[name](20), GaussianOracle(0.3, 0.5), normal(2, 3, 8, 8)
-    grid = sampler.grid(COSINE)
+    grid = UniformTime().grid(COSINE, sampler.num_steps)
     exact = sampler(oracle, x, grid, conditioning(2), [])
     sample = sampler(oracle, x.float(), grid, conditioning(2, dtype=torch.float32), [])
     assert torch.allclose(sample.double(), exact, atol=1e-5)
 
 
 # ---- grids, calls, hooks ----
-
-
-def test_grid_is_uniform_in_t_from_noise_to_clean_in_float64() -> None:
-    grid = DDIM(num_steps=4, eta=0.0).grid(COSINE)
-    assert grid.dtype == torch.float64
-    assert torch.allclose(COSINE.t(grid[:-1]), torch.tensor([1, 0.75, 0.5, 0.25], dtype=torch.float64))
-    assert grid[0].item() == pytest.approx(-20)
-    assert grid[-1].item() == math.inf
 
 
 @every_solver
@@ -283,7 +281,7 @@ def test_two_halves_of_a_grid_carry_on(name: str) -> None:
 @pytest.mark.parametrize(("name", "calls"), [("ddpm", 10), ("ddim", 10), ("dpmpp_2m", 10), ("heun", 18)])
 def test_network_calls(name: str, calls: int) -> None:
     sampler, oracle = MAKE[name](10), GaussianOracle(0.3, 0.5)
-    sampler(oracle, normal(1, 3, 2, 2), sampler.grid(COSINE), conditioning(1), generators(1))
+    sampler(oracle, normal(1, 3, 2, 2), UniformTime().grid(COSINE, sampler.num_steps), conditioning(1), generators(1))
     assert len(oracle.batches) == calls
 
 
@@ -294,7 +292,7 @@ def test_on_step_sees_every_step(name: str) -> None:
     x = sampler(
         oracle,
         normal(1, 3, 2, 2),
-        sampler.grid(COSINE),
+        UniformTime().grid(COSINE, sampler.num_steps),
         conditioning(1),
         generators(1),
         lambda *step: seen.append(step),
@@ -307,7 +305,7 @@ def test_on_step_sees_every_step(name: str) -> None:
 @every_sampler
 def test_a_sample_does_not_depend_on_its_neighbours(name: str) -> None:
     sampler, oracle = MAKE[name](6), GaussianOracle(0.3, 0.5)
-    grid, x = sampler.grid(COSINE), normal(3, 3, 4, 4)
+    grid, x = UniformTime().grid(COSINE, sampler.num_steps), normal(3, 3, 4, 4)
     together = sampler(oracle, x, grid, conditioning(3), generators(3))
     for i in range(3):
         alone = sampler(oracle, x[i : i + 1], grid, conditioning(1), generators(1, seed=i))
@@ -317,14 +315,20 @@ def test_a_sample_does_not_depend_on_its_neighbours(name: str) -> None:
 def test_too_few_generators_are_refused_not_shared() -> None:
     sampler = DDPM(num_steps=3, gamma=0.0)
     with pytest.raises(AssertionError, match="one generator per example"):
-        sampler(GaussianOracle(0, 1), normal(2, 3, 2, 2), sampler.grid(COSINE), conditioning(2), generators(1))
+        sampler(
+            GaussianOracle(0, 1),
+            normal(2, 3, 2, 2),
+            UniformTime().grid(COSINE, sampler.num_steps),
+            conditioning(2),
+            generators(1),
+        )
 
 
 @every_solver
 def test_guided_sampling_reaches_the_guided_mean(name: str) -> None:
     """Both halves Gaussian of the same width: guidance moves the mean to null + w (conditional - null), no more."""
     sampler, oracle = MAKE[name](100), GaussianOracle(-0.2, 0.5)
-    x, grid = normal(2, 3, 4, 4), sampler.grid(COSINE)
+    x, grid = normal(2, 3, 4, 4), UniformTime().grid(COSINE, sampler.num_steps)
     guided = sampler(ClassifierFreeGuidance(weight=3.0)(oracle), x, grid, conditioning(2, token=0.1), [])
     assert torch.allclose(guided, GaussianOracle(0.1, 0.5).flow(x, -20, 20, conditioning(2)), atol=0.04)
 

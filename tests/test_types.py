@@ -5,19 +5,36 @@ from imagen.types import Batch, Conditioning, TextEmbedding
 TEXT = TextEmbedding(torch.ones(2, 3, 4), torch.tensor([[True, True, False], [True, True, True]]))
 
 
-def test_dropped_text_is_zero_and_keeps_its_mask():
+def test_dropped_text_is_marked_absent_and_nothing_else():
     dropped = TEXT.dropped(torch.tensor([True, False]))
-    assert (dropped.tokens[0] == 0).all()
-    assert torch.equal(dropped.tokens[1], TEXT.tokens[1])
+    assert dropped.absent.tolist() == [True, False]
+    assert dropped.dropped(torch.tensor([False, True])).absent.all()
+    assert torch.equal(dropped.tokens, TEXT.tokens)
     assert torch.equal(dropped.mask, TEXT.mask)
-    assert (TEXT.null().tokens == 0).all()
-    assert torch.equal(TEXT.null().mask, TEXT.mask)
+    assert TEXT.null().absent.all()
+    assert not TEXT.absent.any()
+
+
+def test_texts_of_two_lengths_are_padded_to_the_longer():
+    longer = TextEmbedding(torch.full((1, 5, 4), 2.0), torch.ones(1, 5, dtype=torch.bool), torch.tensor([True]))
+    both = TEXT.concatenated(longer)
+    assert both.mask.sum(1).tolist() == [2, 3, 5]
+    assert both.absent.tolist() == [False, False, True]
+    assert (both.tokens[:2, 3:] == 0).all()
+
+
+def test_guidance_leads_away_from_the_negative_prompt_where_there_is_one():
+    negative = TextEmbedding(torch.full((2, 1, 4), 3.0), torch.ones(2, 1, dtype=torch.bool))
+    null = Conditioning(TEXT, negative=negative).null_text()
+    assert null.text is negative
+    assert not null.text.absent.any()
 
 
 def test_both_halves_of_guidance_share_all_but_the_text():
     cond = Conditioning(TEXT, torch.rand(2, 3, 4, 4), torch.tensor([1.0, 2.0]))
     both = cond.concatenated(cond.null_text())
-    assert torch.equal(both.text.tokens, torch.cat([TEXT.tokens, torch.zeros(2, 3, 4)]))
+    assert torch.equal(both.text.tokens, torch.cat([TEXT.tokens, TEXT.tokens]))
+    assert both.text.absent.tolist() == [False, False, True, True]
     assert both.low_res is not None
     assert both.low_res_logsnr is not None
     assert torch.equal(both.low_res[:2], both.low_res[2:])

@@ -17,8 +17,10 @@ from torch import nn
 from imagen.cascade import Cascade, Stage
 from imagen.denoiser import Denoiser
 from imagen.errors import UserError
+from imagen.guidance import Guidance
 from imagen.lightning_module import DiffusionModule
 from imagen.loss import DiffusionLoss
+from imagen.parameterization import Parameterization
 from imagen.runs import RunFolder, Weights, plain, read_weights
 from imagen.schedule import NoiseSchedule
 from imagen.slots import SLOTS
@@ -32,9 +34,11 @@ CHOICES = (
     "guidance",
     "metric",
     "network",
+    "null_text",
     "parameterization",
     "sampler",
     "schedule",
+    "spacing",
     "text_encoder",
     "threshold",
     "weighting",
@@ -101,7 +105,7 @@ def build_network(cfg: DictConfig) -> nn.Module:
     """The network with its initial weights: a function of ``cfg.seed``, without touching torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        return instantiate(cfg.network)
+        return instantiate(cfg.network, instantiate(cfg.null_text))
 
 
 def build_stage(cfg: DictConfig, denoiser: Denoiser, name: str) -> Stage:
@@ -112,12 +116,15 @@ def build_stage(cfg: DictConfig, denoiser: Denoiser, name: str) -> Stage:
     if not 0 <= cfg.augmentation_level <= 1:
         raise UserError(f"augmentation_level={cfg.augmentation_level} must be between 0 (no noise) and 1 (noise alone)")
     schedule: NoiseSchedule = instantiate(cfg.schedule)
+    guidance: Guidance = instantiate(cfg.guidance)
+    guidance.load(load_denoiser)
     return Stage(
         name=name,
         denoiser=denoiser,
         schedule=schedule,
         sampler=instantiate(cfg.sampler),
-        guidance=instantiate(cfg.guidance),
+        spacing=instantiate(cfg.spacing),
+        guidance=guidance,
         threshold=instantiate(cfg.threshold),
         augmentation=instantiate(cfg.conditioning_augmentation, instantiate(cfg.augmentation_schedule)),
         augmentation_level=cfg.augmentation_level,
@@ -131,7 +138,14 @@ def build_module(cfg: DictConfig) -> DiffusionModule:
     """The training module: network, loss, average and optimizer of one stage."""
     _check(cfg)
     network = build_network(cfg)
-    denoiser = Denoiser(network, instantiate(cfg.parameterization))
+    parameterization: Parameterization = instantiate(cfg.parameterization)
+    if cfg.network.out_channels != parameterization.out_channels:
+        raise UserError(
+            f"network.out_channels={cfg.network.out_channels} does not go with parameterization="
+            f"{type(parameterization).__name__}, which reads {parameterization.out_channels}: set "
+            f"network.out_channels={parameterization.out_channels}"
+        )
+    denoiser = Denoiser(network, parameterization)
     ema = instantiate(cfg.ema, network)
     stage = build_stage(cfg, Denoiser(ema.network, denoiser.parameterization), cfg.name)
     loss = DiffusionLoss(
@@ -203,6 +217,16 @@ def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> S
     for key, value in (slot or {}).items():
         if value not in (None, {}):
             OmegaConf.update(cfg, str(key), value, merge=False)
+    return build_stage(cfg, _rebuilt(cfg, weights, name), name)
+
+
+def load_denoiser(source: str) -> Denoiser:
+    """The averaged denoiser of a run folder or an exported ``.safetensors``, without the way that it is sampled."""
+    weights = read_weights(source)
+    return _rebuilt(cast(DictConfig, OmegaConf.create(weights.config)), weights, source)
+
+
+def _rebuilt(cfg: DictConfig, weights: Weights, name: str) -> Denoiser:
     network = build_network(cfg)
     try:
         network.load_state_dict(weights.state, assign=True)
@@ -211,7 +235,7 @@ def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> S
     network.eval().requires_grad_(False)
     if cfg.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return build_stage(cfg, Denoiser(network, instantiate(cfg.parameterization)), name)
+    return Denoiser(network, instantiate(cfg.parameterization))
 
 
 def load_cascade(

@@ -18,6 +18,7 @@ from imagen.guidance import Guidance
 from imagen.randomness import generator_of, normal_from
 from imagen.sampler import OnStep, Sampler
 from imagen.schedule import NoiseSchedule
+from imagen.spacing import Spacing
 from imagen.text_encoder import TextEncoder
 from imagen.threshold import Threshold
 from imagen.types import Conditioning, Prediction, TextEmbedding
@@ -37,6 +38,7 @@ class Stage:
     denoiser: Denoiser
     schedule: NoiseSchedule
     sampler: Sampler
+    spacing: Spacing
     guidance: Guidance
     threshold: Threshold
     augmentation: ConditioningAugmentation
@@ -53,6 +55,10 @@ class Stage:
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
+
+    def grid(self) -> Float[Tensor, " s"]:
+        """The log-SNRs that sampling from pure noise visits."""
+        return self.spacing.grid(self.schedule, self.sampler.num_steps)
 
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
@@ -84,8 +90,7 @@ class Stage:
             shape = (low_res.shape[-2] * self.scale, low_res.shape[-1] * self.scale)
         x = normal_from(generators, (3, *shape))
         denoise = self.threshold(self.guidance(self._denoise))
-        grid = self.sampler.grid(self.schedule)
-        return self.sampler(denoise, x, grid, cond, generators, on_step).clamp(-1, 1)
+        return self.sampler(denoise, x, self.grid(), cond, generators, on_step).clamp(-1, 1)
 
 
 @dataclass
@@ -119,6 +124,7 @@ class Cascade:
     def to(self, device: torch.device | str) -> "Cascade":
         for stage in self.stages:
             stage.denoiser.to(device)
+            stage.guidance.to(device)
         self.encoder.to(device)
         return self
 
@@ -146,7 +152,7 @@ class Cascade:
         self._warn_of_cuts(list(prompts))
         wanted = [(prompt, number) for prompt in prompts for number in range(num_samples)]
         batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
-        steps = len(batches) * sum(len(stage.sampler.grid(stage.schedule)) - 1 for stage in self.stages)
+        steps = len(batches) * sum(stage.sampler.num_steps for stage in self.stages)
         drawn: list[list[Tensor]] = [[] for _ in self.stages]
         with tqdm(total=steps, unit="step", desc="sampling", disable=not progress) as bar:
             for batch in batches:

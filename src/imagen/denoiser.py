@@ -17,9 +17,10 @@ class Denoiser(nn.Module):
 
     def output(
         self, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b outputs h w"]:
         """The network's raw output, in float32 whatever precision it ran in: what the loss compares with its target."""
-        return self.network(x_t, logsnr, cond).float()
+        scale = self.parameterization.input_scale(logsnr)[:, None, None, None]
+        return self.network(scale * x_t, logsnr, cond).float()
 
     def forward(self, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
-        return Prediction(self.parameterization.x0(self.output(x_t, logsnr, cond), x_t, logsnr))
+        return self.parameterization.read(self.output(x_t, logsnr, cond), x_t, logsnr)

@@ -4,16 +4,26 @@ Affine combinations of x0 and of epsilon are the same thing, so guidance speaks 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagen.types import Conditioning, Denoise, Prediction
 
+LoadDenoiser = Callable[[str], nn.Module]
+"""The averaged denoiser, in evaluation mode, of a run folder or an exported ``.safetensors``; it is a ``Denoise``."""
+
 
 class Guidance(ABC):
-    """A wrapper of denoisers."""
+    """A wrapper of denoisers. It is put around one for one sampling, and may keep count of its steps."""
+
+    def load(self, load_denoiser: LoadDenoiser) -> None:
+        """Load what it needs beside the stage's own denoiser, if anything, when the stage is built."""
+
+    def to(self, device: torch.device | str) -> None:
+        """Move what was loaded."""
 
     @abstractmethod
     def __call__(self, denoise: Denoise) -> Denoise:
@@ -44,7 +54,7 @@ class ClassifierFreeGuidance(Guidance):
         def guided(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
             conditional, null = denoise_both(denoise, x_t, logsnr, cond, cond.null_text())
             x0 = null.x0 + self.weight * (conditional.x0 - null.x0)
-            return Prediction(x0, log_variance=conditional.log_variance)
+            return Prediction(x0, gamma=conditional.gamma)
 
         return guided
 
@@ -65,4 +75,4 @@ def _rows(prediction: Prediction, rows: slice) -> Prediction:
     def cut(values: Float[Tensor, "b 3 h w"] | None) -> Float[Tensor, "half 3 h w"] | None:
         return None if values is None else values[rows]
 
-    return Prediction(prediction.x0[rows], cut(prediction.renoise_x0), cut(prediction.log_variance))
+    return Prediction(prediction.x0[rows], cut(prediction.renoise_x0), cut(prediction.gamma))

@@ -95,7 +95,7 @@ class DiffusionModule(lightning.LightningModule):
         self.ema.update(self.denoiser.network, self.trainer.global_step + 1)  # the trainer counts after this hook
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.denoiser.network.parameters())
+        optimizer = self.make_optimizer([*self.denoiser.network.parameters(), *self.loss.parameters()])
         scheduler = self.make_lr_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagen.conditioning_augmentation import ConditioningAugmentation
 from imagen.data.pixels import downsample, to_float
@@ -23,7 +23,7 @@ class Loss:
     logsnr: Float[Tensor, " b"]
 
 
-class DiffusionLoss:
+class DiffusionLoss(nn.Module):
     """The training objective of one stage (paper, section 2.1 and appendix F; equation 1 for the weighting).
 
     ``scale`` is how many times a super-resolution stage enlarges its picture's side, None for a base stage. It is the
@@ -39,13 +39,14 @@ class DiffusionLoss:
         scale: int | None,
         caption_dropout: float,
     ) -> None:
+        super().__init__()
         self.schedule = schedule
         self.weighting = weighting
         self.augmentation = augmentation
         self.scale = scale
         self.caption_dropout = caption_dropout
 
-    def __call__(self, denoiser: Denoiser, batch: Batch, address: TrainingAddress, *, training: bool) -> Loss:
+    def forward(self, denoiser: Denoiser, batch: Batch, address: TrainingAddress, *, training: bool) -> Loss:
         """Every draw comes from ``address``; flips and caption dropout happen only in ``training``."""
         x0, text = to_float(batch.image), batch.text
         if training:
@@ -53,12 +54,15 @@ class DiffusionLoss:
             x0 = torch.where(flip[:, None, None, None], x0.flip(-1), x0)
             text = text.dropped(address.uniform("caption_dropout") < self.caption_dropout)
         cond = self._conditioning(x0, text, address)
-        logsnr = self.schedule.logsnr(address.stratified("time"))
+        t = address.stratified("time")
+        logsnr = self.schedule.logsnr(t)
         eps = address.normal("noise", tuple(x0.shape[1:]))
-        output = denoiser.output(diffuse(x0, eps, logsnr), logsnr, cond)
+        x_t = diffuse(x0, eps, logsnr)
+        output = denoiser.output(x_t, logsnr, cond)
         parameterization = denoiser.parameterization
-        error = (output - parameterization.target(x0, eps, logsnr)).square().mean(dim=(1, 2, 3))
-        return Loss(self.weighting(logsnr) * parameterization.eps_factor(logsnr) * error, logsnr)
+        error = parameterization.error(output, x0, eps, logsnr)
+        extra = parameterization.extra_loss(output, x0, x_t, t, self.schedule)
+        return Loss(self.weighting.loss(error, logsnr) + extra, logsnr)
 
     def _conditioning(
         self, x0: Float[Tensor, "b 3 h w"], text: TextEmbedding, address: TrainingAddress

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from imagen.errors import UserError
 from imagen.randomness import normal_from
-from imagen.schedule import NoiseSchedule, alpha_sigma
+from imagen.schedule import alpha_sigma
 from imagen.types import Conditioning, Denoise, Prediction
 
 OnStep = Callable[[int, Float[Tensor, "b 3 h w"], Prediction], object]
@@ -47,16 +47,6 @@ def levels_of(logsnr_grid: Float[Tensor, " s"]) -> list[Level]:
     return [Level(*numbers) for numbers in torch.stack([grid, *alpha_sigma(grid)], dim=1).tolist()]
 
 
-def uniform_in_t(schedule: NoiseSchedule, num_steps: int) -> Float[Tensor, " s"]:
-    """``num_steps + 1`` log-SNRs, in float64, at times evenly spaced from 1 to 0 (Imagen, appendix A).
-
-    The last is infinite: a finished picture is x0 itself, however early the schedule was truncated for training.
-    """
-    grid = schedule.logsnr(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64, device="cpu"))
-    grid[-1] = math.inf
-    return grid
-
-
 def epsilon(x: Float[Tensor, "b 3 h w"], prediction: Prediction, level: Level) -> Float[Tensor, "b 3 h w"]:
     """The noise in x by a prediction: by its ``renoise_x0`` where it has one (CFG++), else by its x0."""
     x0 = prediction.x0 if prediction.renoise_x0 is None else prediction.renoise_x0
@@ -70,16 +60,12 @@ def noise_like(x: Float[Tensor, "b 3 h w"], generators: list[torch.Generator]) -
 
 
 class Sampler(ABC):
-    """Walks x along a grid. ``num_steps`` is the length of the grid that it lays over a schedule."""
+    """Walks x along a grid. ``num_steps`` is the length of the grid from pure noise to clean."""
 
     def __init__(self, *, num_steps: int) -> None:
         if num_steps < 1:
             raise UserError(f"num_steps={num_steps} must be at least 1.")
         self.num_steps = num_steps
-
-    def grid(self, schedule: NoiseSchedule) -> Float[Tensor, " s"]:
-        """The log-SNRs that sampling from pure noise visits, noisiest first, in float64 on the CPU."""
-        return uniform_in_t(schedule, self.num_steps)
 
     def __call__(
         self,

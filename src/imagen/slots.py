@@ -10,7 +10,7 @@ from hydra.errors import OverrideParseException
 SLOTS = ("base", "sr1", "sr2")
 """The names of a cascade's stages in sample.yaml and evaluate.yaml, in order."""
 
-SLOT_CHOICES = ("sampler", "guidance", "threshold")
+SLOT_CHOICES = ("sampler", "spacing", "guidance", "threshold")
 """The choices that a slot can make anew; all else is the run's own."""
 
 

@@ -26,7 +26,7 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
     - ``shapes``: the outputs of the network's parts.
     """
     with torch.device("meta"):
-        network = build.instantiate(cfg.network)
+        network = build.instantiate(cfg.network, build.instantiate(cfg.null_text))
         inputs = example(cfg)
     ema = build.instantiate(cfg.ema, network)
     own = {id(parameter) for parameter in network.parameters()}

@@ -12,27 +12,54 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 
 @dataclass
 class TextEmbedding:
-    """A frozen encoder's per-token hidden states, and which tokens are real (True) rather than padding."""
+    """A frozen encoder's per-token hidden states, and which tokens are real (True) rather than padding.
+
+    ``absent`` marks the prompts that a network is to take as no prompt at all, by default none of them; what it sees in
+    their place is its null text's affair (``imagen.null_text``).
+    """
 
     tokens: Float[Tensor, "b n d"]
     mask: Bool[Tensor, "b n"]
+    absent: Bool[Tensor, " b"] = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.absent is None:
+            self.absent = torch.zeros(len(self.mask), dtype=torch.bool, device=self.mask.device)
 
     def dropped(self, drop: Bool[Tensor, " b"]) -> "TextEmbedding":
-        """Zero the tokens where ``drop`` is True; the mask stays the prompt's own (paper, section 4.1)."""
-        return TextEmbedding(self.tokens.masked_fill(drop[:, None, None], 0.0), self.mask)
+        """The same with the prompts where ``drop`` is True marked absent (paper, section 4.1)."""
+        return TextEmbedding(self.tokens, self.mask, self.absent | drop)
 
     def null(self) -> "TextEmbedding":
-        """The unconditional twin: every token zero, the same mask."""
-        return TextEmbedding(torch.zeros_like(self.tokens), self.mask)
+        """The unconditional twin: every prompt absent."""
+        return TextEmbedding(self.tokens, self.mask, torch.ones_like(self.absent))
+
+    def concatenated(self, other: "TextEmbedding") -> "TextEmbedding":
+        """Both along the batch, the shorter one padded."""
+        length = max(self.mask.shape[1], other.mask.shape[1])
+        parts = [part.padded(length) for part in (self, other)]
+        return TextEmbedding(
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.mask for part in parts]),
+            torch.cat([part.absent for part in parts]),
+        )
+
+    def padded(self, length: int) -> "TextEmbedding":
+        """The same with padding up to ``length`` tokens."""
+        more = length - self.mask.shape[1]
+        if more <= 0:
+            return self
+        return TextEmbedding(F.pad(self.tokens, (0, 0, 0, more)), F.pad(self.mask, (0, more)), self.absent)
 
     def to(self, device: torch.device | str) -> "TextEmbedding":
-        return TextEmbedding(self.tokens.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+        return TextEmbedding(*(part.to(device, non_blocking=True) for part in (self.tokens, self.mask, self.absent)))
 
 
 @dataclass
@@ -40,22 +67,23 @@ class Conditioning:
     """All that a network sees beside ``x_t`` and its log-SNR.
 
     ``low_res`` is the picture that a super-resolution stage enlarges, at its own size, in [-1, 1] before its noise was
-    added; ``low_res_logsnr`` is the level of that noise. Both are None for a base stage.
+    added; ``low_res_logsnr`` is the level of that noise. Both are None for a base stage. ``negative`` is what guidance
+    leads away from where it is not simply no text.
     """
 
     text: TextEmbedding
     low_res: Float[Tensor, "b 3 hl wl"] | None = None
     low_res_logsnr: Float[Tensor, " b"] | None = None
+    negative: TextEmbedding | None = None
 
     def null_text(self) -> "Conditioning":
-        return Conditioning(self.text.null(), self.low_res, self.low_res_logsnr)
+        """Guidance's other half: the negative prompt, or no prompt; the same low-resolution picture."""
+        return Conditioning(self.negative or self.text.null(), self.low_res, self.low_res_logsnr)
 
     def concatenated(self, other: "Conditioning") -> "Conditioning":
         """Both, one after the other along the batch, so that one forward pass serves guidance's two halves."""
         assert (self.low_res is None) == (other.low_res is None)
-        text = TextEmbedding(
-            torch.cat([self.text.tokens, other.text.tokens]), torch.cat([self.text.mask, other.text.mask])
-        )
+        text = self.text.concatenated(other.text)
         if self.low_res is None or other.low_res is None:
             return Conditioning(text)
         assert self.low_res_logsnr is not None
@@ -90,7 +118,7 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The batch in pinned memory, as DataLoader asks for on its way to a GPU."""
-        text = TextEmbedding(self.text.tokens.pin_memory(), self.text.mask.pin_memory())
+        text = TextEmbedding(*(part.pin_memory() for part in (self.text.tokens, self.text.mask, self.text.absent)))
         return Batch(self.image.pin_memory(), text, self.can_flip.pin_memory(), self.key, self.caption)
 
 
@@ -99,12 +127,13 @@ class Prediction:
     """What a denoiser says of ``x_t``.
 
     ``x0`` is what everything reads. ``renoise_x0``, where present, replaces it in computing the noise that a sampler
-    adds back (CFG++); ``log_variance``, where present, is a learned reverse variance (Improved DDPM).
+    adds back (CFG++); ``gamma``, where present, is a learned reverse variance: per pixel, in [0, 1], where between its
+    lower and its upper bound the log of the ancestral step's variance lies (Improved DDPM, arXiv 2102.09672, eq. 15).
     """
 
     x0: Float[Tensor, "b 3 h w"]
     renoise_x0: Float[Tensor, "b 3 h w"] | None = None
-    log_variance: Float[Tensor, "b 3 h w"] | None = None
+    gamma: Float[Tensor, "b 3 h w"] | None = None
 
 
 Denoise = Callable[[Float[Tensor, "b 3 h w"], Float[Tensor, " b"], Conditioning], Prediction]

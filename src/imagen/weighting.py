@@ -8,23 +8,27 @@ from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagen.errors import UserError
 
 
-class Weighting(ABC):
-    """How much an example at this log-SNR counts."""
+class Weighting(nn.Module, ABC):
+    """How much an example at this log-SNR counts. A module, so that what it learns is trained with the network."""
 
     @abstractmethod
-    def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def forward(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The factor on each example's epsilon-MSE, not negative."""
+
+    def loss(self, error: Float[Tensor, " b"], logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """What training makes small, from each example's epsilon-MSE."""
+        return self(logsnr) * error
 
 
 class Uniform(Weighting):
     """1: the plain epsilon loss of Imagen (appendix A) and DDPM (arXiv 2006.11239, equation 14)."""
 
-    def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def forward(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return torch.ones_like(logsnr)
 
 
@@ -32,9 +36,10 @@ class MinSNR(Weighting):
     """``min(SNR, gamma) / SNR``: caps what nearly clean pictures count (arXiv 2303.09556)."""
 
     def __init__(self, *, gamma: float) -> None:
+        super().__init__()
         self.gamma = _positive("gamma", gamma)
 
-    def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def forward(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return (math.log(self.gamma) - logsnr).clamp(max=0).exp()
 
 
@@ -42,9 +47,10 @@ class SoftMinSNR(Weighting):
     """``gamma / (SNR + gamma)``: min-SNR without the kink, gamma = 1 / sigma_data^2 (arXiv 2401.11605)."""
 
     def __init__(self, *, gamma: float) -> None:
+        super().__init__()
         self.gamma = _positive("gamma", gamma)
 
-    def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def forward(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return (math.log(self.gamma) - logsnr).sigmoid()
 
 
@@ -55,9 +61,10 @@ class EDM(Weighting):
     """
 
     def __init__(self, *, sigma_data: float) -> None:
+        super().__init__()
         self.sigma_data = _positive("sigma_data", sigma_data)
 
-    def __call__(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def forward(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return 1 + (-logsnr).exp() / self.sigma_data**2
 
 

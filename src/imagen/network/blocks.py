@@ -11,10 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen.network.kernels import attend, group_norm
+from imagen.null_text import NullText
 from imagen.types import Conditioning, TextEmbedding
 
 NORM_GROUPS = 32
-"""Groups of every GroupNorm, as in ADM; fewer where they would not divide the channels."""
+"""Groups of every GroupNorm, as in ADM; fewer where a group would have less than ``MIN_GROUP_CHANNELS``."""
+
+MIN_GROUP_CHANNELS = 4
+"""ADM's narrowest group (128 channels in 32). A channel normalised by itself forgets how bright the picture is."""
 
 POOL_HEAD_CHANNELS = 64
 """Channels of each head that pools the text; one head where they would not divide the text's width."""
@@ -54,7 +58,7 @@ class GroupNorm(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.num_groups = math.gcd(channels, NORM_GROUPS)
+        self.num_groups = math.gcd(max(1, channels // MIN_GROUP_CHANNELS), NORM_GROUPS)
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
@@ -211,8 +215,9 @@ class ConditioningEmbedding(nn.Module):
     stay slim beside a wide encoder.
     """
 
-    def __init__(self, width: int, emb_width: int, text_width: int, low_res: bool):
+    def __init__(self, null_text: NullText, width: int, emb_width: int, text_width: int, low_res: bool):
         super().__init__()
+        self.null_text = null_text
         self.noise = LogSNREmbedding(width, emb_width)
         self.low_res_noise = LogSNREmbedding(width, emb_width) if low_res else None
         self.text = unit_init(nn.Linear(text_width, emb_width))
@@ -220,7 +225,8 @@ class ConditioningEmbedding(nn.Module):
         self.pooled = nn.Sequential(nn.LayerNorm(emb_width), mlp(emb_width, emb_width))
 
     def forward(self, logsnr: Float[Tensor, " b"], cond: Conditioning) -> tuple[Float[Tensor, "b e"], TextEmbedding]:
-        text = TextEmbedding(self.text(cond.text.tokens), cond.text.mask)
+        text = self.null_text(cond.text)
+        text = TextEmbedding(self.text(text.tokens), text.mask, text.absent)
         emb = self.noise(logsnr) + self.pooled(self.pool(text))
         if self.low_res_noise is not None:
             assert cond.low_res_logsnr is not None

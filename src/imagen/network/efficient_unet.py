@@ -18,6 +18,7 @@ from imagen.network.blocks import (
     with_low_res,
     zero_init,
 )
+from imagen.null_text import NullText
 from imagen.types import Conditioning, TextEmbedding
 
 
@@ -58,22 +59,25 @@ class Body(nn.Module):
 
 
 class EfficientUNet(nn.Module):
-    """The paper's super-resolution network (appendix B.1, figures A.27-A.30): ``(x_t, logsnr, cond) -> [b 3 h w]``.
+    """The paper's super-resolution network (appendix B.1, figures A.27-A.30): ``(x_t, logsnr, cond) -> [b out h w]``.
 
     One entry of each list per level, the highest resolution first. A down block strides first, then does its work; an
     up block works first and upsamples last. So with ``strides`` of 2 no block runs at full resolution.
     ``skip_scale`` multiplies every residual sum, as in the works the paper cites for it (1/sqrt(2)); ``skip_scale=1``
     with ``long_skip_scale=1/sqrt(2)`` is the other reading. Long skips, one a level, are added as the figure draws
     them, or concatenated. ``patch_size`` above 1 folds squares of pixels into channels at the door and unfolds them at
-    the end (not in the paper: it makes wide pictures cheap). Sides must be multiples of ``stride``.
-    The output is float32 and starts as zero.
+    the end, and ``input_skip`` shows the last convolution the network's input beside its features, so that colours need
+    not be learned through the norms (neither is in the paper: they are for small networks and few steps). Sides must
+    be multiples of ``stride``. ``out_channels`` is 3, or 6 to learn a variance too. The output is float32, zero at first.
     """
 
     def __init__(
         self,
+        null_text: NullText,
         *,
         text_width: int,
         low_res: bool,
+        out_channels: int,
         patch_size: int,
         channels: list[int],
         strides: list[int],
@@ -85,6 +89,7 @@ class EfficientUNet(nn.Module):
         skip_scale: float,
         long_skip_scale: float,
         long_skip_concat: bool,
+        input_skip: bool,
     ):
         super().__init__()
         _check(channels, strides, num_res_blocks, self_attention, cross_attention, num_heads, patch_size)
@@ -99,7 +104,7 @@ class EfficientUNet(nn.Module):
         self.long_skip_scale = long_skip_scale
         self.long_skip_concat = long_skip_concat
 
-        self.embedding = ConditioningEmbedding(channels[0], emb_width, text_width, low_res)
+        self.embedding = ConditioningEmbedding(null_text, channels[0], emb_width, text_width, low_res)
         self.conv_in = nn.Conv2d((6 if low_res else 3) * patch_size**2, channels[0], 3, padding=1)
         self.downsample, self.down = nn.ModuleList(), nn.ModuleList()
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
@@ -115,15 +120,18 @@ class EfficientUNet(nn.Module):
             self.upsample.append(_resize(width, above, stride, first=grow, conv_stride=1))
 
         self.norm_out = GroupNorm(channels[0])
-        self.conv_out = zero_init(nn.Conv2d(channels[0], 3 * patch_size**2, 3, padding=1))
+        self.input_skip = input_skip
+        seen = self.conv_in.in_channels if input_skip else 0
+        self.conv_out = zero_init(nn.Conv2d(channels[0] + seen, out_channels * patch_size**2, 3, padding=1))
 
     def forward(
         self, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b out h w"]:
         _check_size(x_t.shape[2], x_t.shape[3], self.stride)
         emb, text = self.embedding(logsnr, cond)
         x = with_low_res(x_t, cond.low_res) if self.low_res else x_t
-        x = self.conv_in(F.pixel_unshuffle(x, self.patch_size))
+        seen = F.pixel_unshuffle(x, self.patch_size)
+        x = self.conv_in(seen)
         skips = []
         for downsample, body in zip(self.downsample, self.down, strict=True):
             x = body(downsample(x), emb, text)
@@ -133,7 +141,8 @@ class EfficientUNet(nn.Module):
             x = self.upsample[level](self.up[level](x, emb, text))
             if level > 0:
                 x = self._joined(x, skips.pop())
-        x = self.conv_out(F.silu(self.norm_out(x)))
+        x = F.silu(self.norm_out(x))
+        x = self.conv_out(torch.cat([x, seen.to(x.dtype)], dim=1) if self.input_skip else x)
         return F.pixel_shuffle(x, self.patch_size).float()
 
     def _joined(self, x: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h w"]:

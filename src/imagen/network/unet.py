@@ -16,6 +16,7 @@ from imagen.network.blocks import (
     with_low_res,
     zero_init,
 )
+from imagen.null_text import NullText
 from imagen.types import Conditioning, TextEmbedding
 
 
@@ -35,16 +36,17 @@ class Layer(nn.Module):
 
 
 class UNet(nn.Module):
-    """ADM's U-Net (arXiv 2105.05233) as the paper's appendix F.1 sets it: ``(x_t, logsnr, cond) -> [b 3 h w]``.
+    """ADM's U-Net (arXiv 2105.05233) as the paper's appendix F.1 sets it: ``(x_t, logsnr, cond) -> [b out h w]``.
 
     ``width`` channels times ``channel_mult`` at each level, the first at ``image_size`` pixels, each next at half;
     ``num_res_blocks`` of each level going down and one more going up; attention after every block at the levels whose
     side is in ``attention_resolutions``. Every output of the way down is concatenated to an input of the way up.
-    The output is float32 and starts as zero.
+    ``out_channels`` is 3, or 6 to learn a variance too. The output is float32 and starts as zero.
     """
 
     def __init__(
         self,
+        null_text: NullText,
         *,
         image_size: int,
         text_width: int,
@@ -56,6 +58,7 @@ class UNet(nn.Module):
         head_channels: int,
         skip_scale: float,
         low_res: bool,
+        out_channels: int,
     ):
         super().__init__()
         sides = [image_size // 2**i for i in range(len(channel_mult))]
@@ -70,7 +73,7 @@ class UNet(nn.Module):
                 return Layer(block, None)
             return Layer(block, SelfAttention(out_channels, out_channels // head_channels, emb_width, skip_scale))
 
-        self.embedding = ConditioningEmbedding(width, emb_width, text_width, low_res)
+        self.embedding = ConditioningEmbedding(null_text, width, emb_width, text_width, low_res)
         channels = width * channel_mult[0]
         self.conv_in = nn.Conv2d(6 if low_res else 3, channels, 3, padding=1)
 
@@ -106,11 +109,11 @@ class UNet(nn.Module):
         assert not skips
 
         self.norm_out = GroupNorm(channels)
-        self.conv_out = zero_init(nn.Conv2d(channels, 3, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(channels, out_channels, 3, padding=1))
 
     def forward(
         self, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b out h w"]:
         emb, text = self.embedding(logsnr, cond)
         x = self.conv_in(with_low_res(x_t, cond.low_res) if self.low_res else x_t)
         skips = [x]
