@@ -68,7 +68,7 @@ class EfficientUNet(nn.Module):
     them, or concatenated. ``patch_size`` above 1 folds squares of pixels into channels at the door and unfolds them at
     the end, and ``input_skip`` shows the last convolution the network's input beside its features, so that colours need
     not be learned through the norms (neither is in the paper: they are for small networks and few steps). Sides must
-    be multiples of ``stride``. ``out_channels`` is 3, or 6 to learn a variance too. The output is float32, zero at first.
+    be multiples of ``stride``. ``out_channels`` is 3, or 6 to learn a variance too. The output is float32, first zero.
     """
 
     def __init__(
