@@ -62,3 +62,14 @@ def test_settings_of_an_option_that_was_exchanged_are_dropped():
 def test_a_key_that_must_be_given_is_asked_for():
     assert "data.root is missing; give it as data.root=..." in said("train.py", "text_encoder=hash")
     assert "stages is missing" in said("sample.py")
+
+
+def test_a_reader_that_has_enough_ends_a_script_quietly():
+    program = "import sys; from imagen.cli import one_sentence\nwith one_sentence('train'):\n    print('x' * 10**6)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+    process.stderr.close()

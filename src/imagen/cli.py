@@ -80,6 +80,9 @@ class one_sentence:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BrokenPipeError):  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at exit complains
+            sys.exit(1)
         if isinstance(error, UserError):
             sys.exit(f"error: {error}")
         if isinstance(error, MissingMandatoryValue):
