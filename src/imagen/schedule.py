@@ -28,6 +28,18 @@ def diffuse(
     return alpha * x0 + sigma * noise
 
 
+def renoise(
+    x: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], here: Float[Tensor, " b"], there: Float[Tensor, " b"]
+) -> Float[Tensor, "b c h w"]:
+    """x_t from x at a cleaner level: the forward process from log-SNR ``here`` down to ``there`` <= ``here``.
+
+    ``here`` may be infinite (a picture), which is ``diffuse``. RePaint's jump back, arXiv 2201.09865, equation 1.
+    """
+    (alpha_here, _), (alpha, sigma) = (alpha_sigma(logsnr[:, None, None, None]) for logsnr in (here, there))
+    fresh = -torch.expm1(there - here)[:, None, None, None]  # the share of the variance at `there` that is new
+    return alpha / alpha_here * x + sigma * fresh.sqrt() * noise
+
+
 class NoiseSchedule(ABC):
     """A strictly decreasing map from t in [0, 1] (clean to noise) to log-SNR, with its inverse.
 
