@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from imagen.schedule import NoiseSchedule, alpha_sigma
+from imagen.schedule import NoiseSchedule
 from imagen.types import Prediction
 
 
@@ -66,58 +66,3 @@ class Parameterization(ABC):
     ) -> Float[Tensor, " b"]:
         """What an output is trained on beside its error, not weighted: nothing, where x0 is all that it says."""
         return torch.zeros_like(t)
-
-
-class Epsilon(Parameterization):
-    """The output is the noise: Imagen's choice for every stage (appendix A; DDPM, arXiv 2006.11239, equation 12)."""
-
-    def target(
-        self, x0: Float[Tensor, "b 3 h w"], eps: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b 3 h w"]:
-        return eps
-
-    def x0(
-        self, output: Float[Tensor, "b 3 h w"], x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b 3 h w"]:
-        alpha, sigma = alpha_sigma(logsnr[:, None, None, None])
-        return (x_t - sigma * output) / alpha
-
-    def eps_factor(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        return torch.ones_like(logsnr)
-
-
-class V(Parameterization):
-    """The output is ``v = alpha eps - sigma x0``, well scaled at both ends (arXiv 2202.00512, appendix D)."""
-
-    def target(
-        self, x0: Float[Tensor, "b 3 h w"], eps: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b 3 h w"]:
-        alpha, sigma = alpha_sigma(logsnr[:, None, None, None])
-        return alpha * eps - sigma * x0
-
-    def x0(
-        self, output: Float[Tensor, "b 3 h w"], x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b 3 h w"]:
-        alpha, sigma = alpha_sigma(logsnr[:, None, None, None])
-        return alpha * x_t - sigma * output
-
-    def eps_factor(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        # an error e of v is sigma e of x0, hence alpha e of epsilon
-        return logsnr.sigmoid()
-
-
-class X0(Parameterization):
-    """The output is the clean picture itself (arXiv 2202.00512, section 4)."""
-
-    def target(
-        self, x0: Float[Tensor, "b 3 h w"], eps: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b 3 h w"]:
-        return x0
-
-    def x0(
-        self, output: Float[Tensor, "b 3 h w"], x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b 3 h w"]:
-        return output
-
-    def eps_factor(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        return logsnr.exp()
