@@ -26,7 +26,7 @@ MAKE: dict[str, Callable[[int], Sampler]] = {
     "ddim": lambda n: DDIM(num_steps=n, eta=0.0),
     "ddim_eta": lambda n: DDIM(num_steps=n, eta=0.5),
     "dpmpp_2m": lambda n: DPMSolverPP2M(num_steps=n),
-    "heun": lambda n: Heun(num_steps=n),
+    "heun": lambda n: Heun(num_steps=n, s_churn=0.0, s_min=0.05, s_max=50.0, s_noise=1.003),
 }
 every_sampler = pytest.mark.parametrize("name", MAKE)
 every_solver = pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "heun"])
@@ -221,7 +221,7 @@ def test_parity_with_diffusers_heun_between_the_end_steps() -> None:
     # a level before its first, so that our first step, which is DDIM's, ends where it begins
     grid = torch.cat([GRID[:1] - 1, GRID])
     states: list[Tensor] = []
-    Heun(num_steps=1)(model, normal(2, 3, 8, 8), grid, conditioning(2), [], lambda i, x, p: states.append(x))
+    MAKE["heun"](1)(model, normal(2, 3, 8, 8), grid, conditioning(2), [], lambda i, x, p: states.append(x))
     theirs = states[0] / ALPHA_BAR[TIMESTEPS[0]].sqrt()  # its state is x / alpha
     for timestep in scheduler.timesteps:
         x_t = scheduler.scale_model_input(theirs, timestep)
