@@ -6,6 +6,7 @@ gradient accumulation, workers and resuming change none of it.
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,30 @@ def normal_from(
     generators: list[torch.Generator], shape: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "b ..."]:
     """Standard normal noise, example i from generator i alone: neighbours in the batch change nothing."""
-    return torch.stack([torch.randn(shape, generator=g, device=g.device, dtype=dtype) for g in generators])
+    return torch.stack([_normal(generator, shape, dtype) for generator in generators])
+
+
+class BetweenGenerators(torch.Generator):
+    """Its every draw of normal noise lies between two generators' draws: ``cos(a) first + sin(a) second``.
+
+    a = ``way`` * pi / 2, so that 0 is the first, 1 the second, and all between, on the circle through two independent
+    draws, is standard normal noise as well. Only ``normal_from`` knows of it.
+    """
+
+    def __new__(cls, first: torch.Generator, second: torch.Generator, way: float) -> "BetweenGenerators":
+        return super().__new__(cls, first.device)
+
+    def __init__(self, first: torch.Generator, second: torch.Generator, way: float) -> None:
+        self.ends = (first, second)
+        self.way = way
+
+
+def _normal(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> Float[Tensor, "..."]:
+    if isinstance(generator, BetweenGenerators):
+        first, second = (_normal(end, shape, dtype) for end in generator.ends)
+        angle = generator.way * math.pi / 2
+        return math.cos(angle) * first + math.sin(angle) * second
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
 
 
 @dataclass(frozen=True)

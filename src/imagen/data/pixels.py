@@ -60,7 +60,7 @@ def open_picture(data: bytes, orientation: str | None = None) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on bytes they did not expect
         raise ValueError(f"picture cannot be decoded ({type(error).__name__})") from error
-    picture = _over_white(picture)
+    picture = over_white(picture)
     if tagged:
         ImageOps.exif_transpose(picture, in_place=True)
     elif orientation in _UPRIGHT:
@@ -68,7 +68,7 @@ def open_picture(data: bytes, orientation: str | None = None) -> Image.Image:
     return picture
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
+def over_white(picture: Image.Image) -> Image.Image:
     """RGB; what is transparent becomes white, never the colour that happens to lie under it."""
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
