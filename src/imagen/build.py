@@ -117,7 +117,7 @@ def build_stage(cfg: DictConfig, denoiser: Denoiser, name: str) -> Stage:
         raise UserError(f"augmentation_level={cfg.augmentation_level} must be between 0 (no noise) and 1 (noise alone)")
     schedule: NoiseSchedule = instantiate(cfg.schedule)
     guidance: Guidance = instantiate(cfg.guidance)
-    guidance.load(load_denoiser)
+    guidance.load(lambda source: load_denoiser(source, cfg))
     return Stage(
         name=name,
         denoiser=denoiser,
@@ -220,10 +220,21 @@ def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> S
     return build_stage(cfg, _rebuilt(cfg, weights, name), name)
 
 
-def load_denoiser(source: str) -> Denoiser:
-    """The averaged denoiser of a run folder or an exported ``.safetensors``, without the way that it is sampled."""
+def load_denoiser(source: str, guided: DictConfig) -> Denoiser:
+    """The averaged denoiser of a run folder or an exported ``.safetensors``, to guide the stage that ``guided`` says.
+
+    Raises: UserError unless both stages draw and are given pictures of the same sizes, and read the same text.
+    """
     weights = read_weights(source)
-    return _rebuilt(cast(DictConfig, OmegaConf.create(weights.config)), weights, source)
+    cfg = cast(DictConfig, OmegaConf.create(weights.config))
+    for key in ("resolution", "low_resolution"):
+        if cfg[key] != guided[key]:
+            raise UserError(
+                f"guidance.checkpoint={source} has {key}={cfg[key]}, which does not go with the {key}={guided[key]} of "
+                f"the stage that it is to guide: give a run with {key}={guided[key]}"
+            )
+    _check_encoder(build_encoder(guided).declared(), [weights], [source])
+    return _rebuilt(cfg, weights, source)
 
 
 def _rebuilt(cfg: DictConfig, weights: Weights, name: str) -> Denoiser:
@@ -261,21 +272,22 @@ def load_cascade(
     names = SLOTS[: len(read)]
     built = [load_stage(w, n, (slots or {}).get(n)) for w, n in zip(read, names, strict=True)]
     encoder: TextEncoder = instantiate(text_encoder or DictConfig(read[0].config["text_encoder"]))
-    _check_encoder(encoder, read, [str(source) for source in stages])
+    _check_encoder(encoder.fingerprint(), read, stages)
     cascade = Cascade(built, encoder)
     if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return cascade.to(device)
 
 
-def _check_encoder(encoder: TextEncoder, read: list[Weights], sources: list[str]) -> None:
-    own = encoder.fingerprint()
+def _check_encoder(own: dict[str, str | int | None], read: list[Weights], sources: list[str]) -> None:
+    """Raises: UserError if what ``own`` says of the text encoder is not what the stages were trained with."""
     for weights, source in zip(read, sources, strict=True):
-        differing = [key for key, value in weights.text_fingerprint.items() if own.get(key) != value]
+        trained = weights.text_fingerprint
+        differing = [key for key, value in own.items() if trained.get(key) != value]
         if differing:
-            pairs = ", ".join(f"{k}: {own.get(k)!r} here, {weights.text_fingerprint[k]!r} there" for k in differing)
+            pairs = ", ".join(f"{key}: {own[key]!r} here, {trained.get(key)!r} there" for key in differing)
             raise UserError(
-                f"text encoder '{encoder.name}' is not the one that stage '{source}' was trained with ({pairs})"
+                f"text encoder '{own['name']}' is not the one that stage '{source}' was trained with ({pairs})"
             )
 
 

@@ -21,7 +21,7 @@ from imagen.schedule import NoiseSchedule
 from imagen.spacing import Spacing
 from imagen.text_encoder import TextEncoder
 from imagen.threshold import Threshold
-from imagen.types import Conditioning, Prediction, TextEmbedding
+from imagen.types import Conditioning, Denoise, Prediction, TextEmbedding
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +63,16 @@ class Stage:
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
-    def _denoise(self, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
-        with self.autocast():
-            return self.denoiser(x_t, logsnr, cond)
+    def guided_denoiser(self) -> Denoise:
+        """The denoiser as one sampling calls it: guided, thresholded, in the stage's precision and on its device."""
+        self.guidance.to(self.device)
+        guided = self.guidance(self.denoiser)
+
+        def denoise(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
+            with self.autocast():  # around guidance, which may have a network of its own
+                return guided(x_t, logsnr, cond)
+
+        return self.threshold(denoise)
 
     @torch.inference_mode()
     def sample(
@@ -89,8 +96,7 @@ class Stage:
             cond = Conditioning(text, *self.augmentation(low_res, level, noise))
             shape = (low_res.shape[-2] * self.scale, low_res.shape[-1] * self.scale)
         x = normal_from(generators, (3, *shape))
-        denoise = self.threshold(self.guidance(self._denoise))
-        return self.sampler(denoise, x, self.grid(), cond, generators, on_step).clamp(-1, 1)
+        return self.sampler(self.guided_denoiser(), x, self.grid(), cond, generators, on_step).clamp(-1, 1)
 
 
 @dataclass
@@ -124,7 +130,6 @@ class Cascade:
     def to(self, device: torch.device | str) -> "Cascade":
         for stage in self.stages:
             stage.denoiser.to(device)
-            stage.guidance.to(device)
         self.encoder.to(device)
         return self
 
