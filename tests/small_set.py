@@ -79,7 +79,7 @@ def write_split(
 
 def options(root: Path, **changed: Any) -> dict[str, Any]:
     """What WebDatasetModule takes, small."""
-    plain = {"root": str(root), "images": None, "text": None, "made_by": "make the set", "resolution": 8}
+    plain = {"root": str(root), "images": None, "text": None, "made_by": "make the set", "resolution": 8, "crop": None}
     plain |= {"batch_size": 4, "seed": 3, "num_workers": 0, "multiprocessing_context": None, "flip": False}
     plain |= {"random_crop": False, "shuffle_buffer": 8, "cache_mb": 1, "max_unfit": 0.001}
     return plain | changed

@@ -10,13 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from processes import free_port, running
 
 from imagen.data.module import Loader, StreamModule, Unfit
-from imagen.data.stream import Delivery, Fault, collate
+from imagen.data.stream import Delivery, Fault, Sample, collate
 from imagen.data.synthetic import SyntheticModule
 from imagen.errors import UserError
 from imagen.text_encoder import Hash
@@ -29,7 +30,7 @@ LIGHTNING_WARNINGS = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, L
 
 
 def synthetic(trainer: SimpleNamespace | None = None, **changed) -> SyntheticModule:
-    plain = {"resolution": 4, "batch_size": 8, "seed": 0, "num_workers": 0}
+    plain = {"resolution": 4, "crop": None, "batch_size": 8, "seed": 0, "num_workers": 0}
     plain |= {"multiprocessing_context": None, "flip": False}
     module = SyntheticModule(Hash(name="hash", width=4, max_length=16), **(plain | changed))
     module.trainer = trainer  # type: ignore[assignment]
@@ -97,8 +98,8 @@ def test_a_worker_that_gave_up_stops_the_run():
 
 
 def test_a_loader_hands_over_batches_and_counts():
-    module = synthetic()
-    batch = collate(module.samples["train"][:3], flip=False)
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    batch = collate([Sample(key, image, torch.zeros(1, 4), "a caption") for key in "abc"], flip=False)
     unfit = Unfit(total=10, allowed=1.0)
     assert list(Loader(lambda: [Delivery(batch, faults(2))], unfit, 1)) == [batch]
     assert unfit.seen == 3

@@ -16,7 +16,7 @@ from PIL import Image
 from imagen.data import reader
 from imagen.data.reader import Decode, Raw, ReadShards
 from imagen.data.shards import caption_hash, dump_tokens, write_tar
-from imagen.data.stream import Fault, Piece, Sample, Shard
+from imagen.data.stream import Crop, Fault, Piece, Sample, Shard
 
 FINGERPRINT = small_set.ENCODER.fingerprint()
 
@@ -36,7 +36,7 @@ def read(made: Shard) -> list[Raw]:
 
 
 def decode(raw: Raw, resolution: int = 8, random_crop: bool = False, epoch: int = 0) -> Sample | Fault:
-    stage = Decode(resolution, width=8, random_crop=random_crop, seed=0)
+    stage = Decode(resolution, width=8, random_crop=random_crop, seed=0, crop=Crop(resolution, False, 0))
     return next(iter(stage([(epoch, raw)])))
 
 

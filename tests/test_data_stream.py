@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from imagen.data import stream
-from imagen.data.stream import Batches, Delivery, Fault, Order, Sample, Shard, Shuffle
+from imagen.data.stream import Batches, Crop, Delivery, Fault, Order, Sample, Shard, Shuffle
 
 SHARDS = tuple(Shard(Path(f"{i}.tar"), Path(f"{i}.text.tar"), count) for i, count in enumerate([5, 3, 8, 1, 4]))
 TOTAL = 21
@@ -215,3 +215,21 @@ def test_channels_keep_their_places():
     image = np.arange(2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 3)
     batch = stream.collate([sample(0)._replace(image=image)], flip=False)
     assert np.array_equal(batch.image[0].numpy(), image.transpose(2, 0, 1))
+
+
+def test_a_crop_is_addressed_by_seed_epoch_and_key():
+    image = np.arange(64).reshape(8, 8)
+    crop = Crop(3, True, seed=1)
+    assert np.array_equal(crop(image, 0, "a"), crop(image, 0, "a"))
+    corners = {
+        int(Crop(3, True, seed)(image, epoch, key)[0, 0]) for seed in (1, 2) for epoch in (0, 1) for key in "abc"
+    }
+    assert len(corners) > 6
+    everywhere = {int(crop(image, epoch, "a")[0, 0]) for epoch in range(500)}
+    assert everywhere == {8 * top + left for top in range(6) for left in range(6)}
+
+
+def test_a_crop_of_the_middle_and_of_the_whole():
+    image = np.arange(64).reshape(8, 8)
+    assert np.array_equal(Crop(4, False, 0)(image, 5, "a"), image[2:6, 2:6])
+    assert np.array_equal(Crop(8, True, 0)(image, 5, "a"), image)

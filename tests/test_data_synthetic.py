@@ -11,7 +11,7 @@ ENCODER = Hash(name="hash", width=4, max_length=16)
 
 
 def build(**changed) -> SyntheticModule:
-    plain = {"resolution": 16, "batch_size": 32, "seed": 0, "num_workers": 0}
+    plain = {"resolution": 16, "crop": None, "batch_size": 32, "seed": 0, "num_workers": 0}
     plain |= {"multiprocessing_context": None, "flip": True}
     module = SyntheticModule(ENCODER, **(plain | changed))
     module.setup()
@@ -78,3 +78,22 @@ def test_batches_are_true():
 def test_validation_shows_what_was_held_out():
     (batch,) = build().val_dataloader()
     assert batch.caption == synthetic.split_captions("val")
+
+
+def test_crops_are_windows_of_the_true_picture():
+    module = build(resolution=64, crop=16, batch_size=4)
+    batch = next(iter(module.train_dataloader()))
+    assert batch.image.shape == (4, 3, 16, 16)
+    for image, caption in zip(batch.image, batch.caption, strict=True):
+        whole = torch.from_numpy(synthetic.draw(caption, 64)).permute(2, 0, 1)
+        windows = whole.unfold(1, 16, 1).unfold(2, 16, 1).permute(1, 2, 0, 3, 4)
+        assert (windows == image).flatten(2).all(-1).any()
+    (held_out,) = build(resolution=64, crop=16).val_dataloader()
+    middle = synthetic.draw(held_out.caption[0], 64)[24:40, 24:40]
+    assert np.array_equal(held_out.image[0].permute(1, 2, 0).numpy(), middle)
+
+
+@pytest.mark.parametrize("crop", [0, 17])
+def test_a_crop_that_does_not_fit_the_picture_is_refused(crop: int):
+    with pytest.raises(UserError, match=f"data.crop={crop} must be 1 to data.resolution=16 pixels"):
+        build(crop=crop)

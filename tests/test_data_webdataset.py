@@ -1,3 +1,4 @@
+import io
 import json
 import tarfile
 from itertools import chain
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import small_set
 import torch
+from PIL import Image
 
 from imagen.data.shards import stats_path, text_folder
 from imagen.data.webdataset import WebDatasetModule
@@ -145,6 +147,23 @@ def test_resumed_equals_unstopped(root: Path, workers: int, stop: int):
         assert ours.key == theirs.key
         assert torch.equal(ours.image, theirs.image)
         assert torch.equal(ours.text.tokens, theirs.text.tokens)
+
+
+def test_crops_come_again_after_resuming_and_validation_sees_the_middle(tmp_path: Path):
+    pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    for split in ("train", "val"):
+        small_set.write_split(tmp_path, split, COUNTS, images=edited(".png", lambda name, content: png.getvalue()))
+    unstopped = take(build(tmp_path, crop=4).train_dataloader(), 15)
+    resumed = build(tmp_path, crop=4)
+    resumed.load_state_dict(resumed.state_dict() | {"batches": 9})
+    for ours, theirs in zip(take(resumed.train_dataloader(), 6), unstopped[9:], strict=True):
+        assert torch.equal(ours.image, theirs.image)
+    corners = {tuple(corner.tolist()) for batch in unstopped for corner in batch.image[:, :, 0, 0]}
+    assert len(corners) > 15
+    batch = next(iter(build(tmp_path, crop=4).val_dataloader()))
+    assert np.array_equal(batch.image[0].permute(1, 2, 0).numpy(), pixels[2:6, 2:6])
 
 
 def test_resuming_past_an_unfit_sample_is_exact(tmp_path: Path):

@@ -21,6 +21,7 @@ from imagen import build
 from imagen.cascade import Cascade
 from imagen.data.reader import Decode, read_shard
 from imagen.data.shards import SPLITS
+from imagen.data.stream import Crop
 from imagen.data.webdataset import WebDatasetModule
 from imagen.errors import UserError
 from imagen.files import write_json
@@ -82,7 +83,8 @@ def read_set(data: LightningDataModule) -> PictureSet:
     if not isinstance(data, WebDatasetModule):
         raise UserError(f"data={type(data).__name__} is not read from shards: there is no set to measure against")
     data.setup()
-    decode = Decode(data.resolution, data.encoder.width, False, data.seed)
+    whole = Crop(data.resolution, False, data.seed)
+    decode = Decode(data.resolution, data.encoder.width, False, data.seed, whole)
     images: list[Tensor] = []
     captions: list[str] = []
     rows: dict[str, list[int]] = {}

@@ -16,6 +16,7 @@ from webdataset.pipeline import DataPipeline
 
 from imagen.data.stream import (
     Batches,
+    Crop,
     Delivery,
     Fault,
     Order,
@@ -105,7 +106,8 @@ class StreamModule(lightning.LightningDataModule, ABC):
 
     ``batch_size`` is the global one: a rank's batch is ``batch_size / (ranks x accumulated batches)``. Every picture
     comes once an epoch with one rank and no workers; more of them keep epochs of their own. Resumed training gets
-    exactly the batches that it would have got, if ranks and workers are as many.
+    exactly the batches that it would have got, if ranks and workers are as many. Pictures are read at ``resolution``;
+    of each, training sees a random square of ``crop`` pixels, validation the middle one; None: the whole of it.
     """
 
     text_fingerprint: dict[str, Any]
@@ -116,6 +118,7 @@ class StreamModule(lightning.LightningDataModule, ABC):
         encoder: TextEncoder,
         *,
         resolution: int,
+        crop: int | None,
         batch_size: int,
         seed: int,
         num_workers: int,
@@ -124,10 +127,15 @@ class StreamModule(lightning.LightningDataModule, ABC):
         max_unfit: float,
     ) -> None:
         super().__init__()
+        if crop is not None and not 0 < crop <= resolution:
+            raise UserError(
+                f"data.crop={crop} must be between 1 and the {resolution} pixels of data.resolution, or null"
+            )
         methods = multiprocessing.get_all_start_methods()
         if multiprocessing_context not in (None, *methods):
             raise UserError(f"data.multiprocessing_context={multiprocessing_context} must be null or one of {methods}")
         self.encoder, self.resolution, self.batch_size, self.seed = encoder, resolution, batch_size, seed
+        self.crop = resolution if crop is None else crop
         self.num_workers, self.multiprocessing_context, self.flip = num_workers, multiprocessing_context, flip
         self.shards, self.unfit, self._max_unfit = {}, {}, max_unfit
         self._loaded = 0
@@ -139,6 +147,10 @@ class StreamModule(lightning.LightningDataModule, ABC):
     @abstractmethod
     def stages(self, split: str, order: Order) -> list[Callable[..., Any]]:
         """What lies between the order of a split and its batches; picklable."""
+
+    def crop_of(self, split: str) -> Crop:
+        """What is taken of each picture of a split."""
+        return Crop(self.crop, split == "train", self.seed)
 
     def train_dataloader(self) -> Loader:
         self._check("train", max(1, self.num_workers))

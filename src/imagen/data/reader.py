@@ -16,7 +16,7 @@ from typing import Any
 
 from imagen.data import pixels
 from imagen.data.shards import ENCODER_MEMBER, TOKENS_SUFFIX, caption_hash, load_tokens
-from imagen.data.stream import Fault, Piece, Sample, Shard
+from imagen.data.stream import Crop, Fault, Piece, Sample, Shard
 from imagen.randomness import seed_of
 
 log = logging.getLogger(__name__)
@@ -162,12 +162,14 @@ class Decode:
     """(epoch, raw sample) into a picture of ``resolution`` and its tokens, or into the fault that forbids it.
 
     ``random_crop`` cuts the square anywhere along the long side, addressed by (seed, epoch, key); else in the middle.
+    ``crop`` is what is then taken of the square.
     """
 
     resolution: int
     width: int
     random_crop: bool
     seed: int
+    crop: Crop
 
     def __call__(self, source: Iterable[tuple[int, Raw]]) -> Iterator[Sample | Fault]:
         for epoch, raw in source:
@@ -193,7 +195,8 @@ class Decode:
         if not tokens.isfinite().all():
             raise ValueError("text embedding is not finite")
         picture = pixels.open_picture(raw.picture, _orientation(raw.info))
-        return Sample(raw.key, pixels.square(picture, self.resolution, self._along(epoch, raw.key)), tokens, caption)
+        image = pixels.square(picture, self.resolution, self._along(epoch, raw.key))
+        return Sample(raw.key, self.crop(image, epoch, raw.key), tokens, caption)
 
     def _along(self, epoch: int, key: str) -> float:
         if not self.random_crop:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
@@ -145,20 +145,36 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Crop:
+    """The square of ``side`` pixels that is taken of each picture: anywhere in it, or in the middle.
+
+    Where "anywhere" is, is addressed by (seed, epoch, key), so that a sample is another window every epoch and the same
+    after resuming. A side as large as the picture is the picture.
+    """
+
+    side: int
+    anywhere: bool
+    seed: int
+
+    def __call__(
+        self, image: Shaped[np.ndarray, "h w *channels"], epoch: int, key: str
+    ) -> Shaped[np.ndarray, "{self.side} {self.side} *channels"]:
+        rng = random.Random(seed_of(self.seed, "window", epoch, key))
+        room = [length - self.side for length in image.shape[:2]]
+        top, left = (rng.randint(0, most) if self.anywhere else most // 2 for most in room)
+        return image[top : top + self.side, left : left + self.side]
+
+
+@dataclass(frozen=True)
 class ReadMemory:
     """Pieces of the one shard that lies in memory into (epoch, sample) pairs."""
 
-    samples: list[Sample]
+    samples: list[Any]
 
-    def __call__(self, pieces: Iterable[Piece]) -> Iterator[tuple[int, Sample]]:
+    def __call__(self, pieces: Iterable[Piece]) -> Iterator[tuple[int, Any]]:
         for piece in pieces:
             for sample in self.samples[piece.first :: piece.step]:
                 yield piece.epoch, sample
-
-
-def without_epoch(pairs: Iterable[tuple[int, Sample]]) -> Iterator[Sample]:
-    """For samples that need no decoding: the sample of each (epoch, sample) pair."""
-    return (sample for _, sample in pairs)
 
 
 class Fault(NamedTuple):

@@ -1,15 +1,18 @@
 """Coloured shapes with captions, made in memory: each caption has exactly one true picture."""
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
 
 from imagen.data.module import StreamModule
-from imagen.data.stream import Order, ReadMemory, Sample, Shard, Shuffle, without_epoch
+from imagen.data.stream import Crop, Order, ReadMemory, Sample, Shard, Shuffle
 from imagen.errors import UserError
 from imagen.randomness import seed_of
 from imagen.text_encoder import TextEncoder
@@ -39,14 +42,19 @@ CAPTIONS = {
 """All 224 captions, each with its (colour, shape, ground): every shape in every colour on every other colour."""
 
 
-def draw(caption: str, resolution: int) -> UInt8[np.ndarray, "{resolution} {resolution} 3"]:
-    """The one true picture of a caption of ``CAPTIONS``, symmetric under mirroring. UserError for any other."""
+def draw(
+    caption: str, resolution: int, window: Callable[[Any], Any] = lambda cover: cover
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The one true picture of a caption of ``CAPTIONS``, symmetric under mirroring. UserError for any other.
+
+    ``window`` may take a part of it, which alone is then painted: a large picture costs more than is seen of it.
+    """
     if caption not in CAPTIONS:
         raise UserError(
             f"caption {caption!r} is not of the synthetic set: say it as 'a red circle on a blue background'"
         )
     colour, shape, ground = CAPTIONS[caption]
-    cover = _coverage(shape, resolution)[..., None]
+    cover = window(_coverage(shape, resolution))[..., None]
     return (cover * np.array(COLOURS[colour]) + (1 - cover) * np.array(COLOURS[ground])).round().astype(np.uint8)
 
 
@@ -56,12 +64,16 @@ def split_captions(split: str) -> list[str]:
     return held_out if split == "val" else [caption for caption in CAPTIONS if caption not in held_out]
 
 
+@functools.lru_cache(maxsize=2 * len(SHAPES))
 def _coverage(shape: str, resolution: int) -> Float[np.ndarray, "h w"]:
     """How much of each pixel the shape covers, 0 to 1."""
     side = resolution * _SAMPLES_PER_PIXEL
     line = (np.arange(side) + 0.5) / side * 2 - 1
-    inside = _inside(shape, line[None, :], line[:, None])
-    return inside.reshape(resolution, _SAMPLES_PER_PIXEL, resolution, _SAMPLES_PER_PIXEL).mean(axis=(1, 3))
+    rows = []
+    for y in np.split(line, resolution):  # row by row: the points of a large picture are more than fit the memory
+        inside = _inside(shape, line[None, :], y[:, None])
+        rows.append(inside.reshape(_SAMPLES_PER_PIXEL, resolution, _SAMPLES_PER_PIXEL).mean(axis=(0, 2)))
+    return np.stack(rows)
 
 
 def _inside(shape: str, x: Float[np.ndarray, "1 w"], y: Float[np.ndarray, "h 1"]) -> Bool[np.ndarray, "h w"]:
@@ -75,6 +87,27 @@ def _inside(shape: str, x: Float[np.ndarray, "1 w"], y: Float[np.ndarray, "h 1"]
     }[shape]
 
 
+class Captioned(NamedTuple):
+    """A caption with its tokens, the picture yet to be drawn."""
+
+    key: str
+    caption: str
+    tokens: Float[Tensor, "n d"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """(epoch, caption) pairs into samples; drawn when needed, since large pictures would not fit the memory."""
+
+    resolution: int
+    crop: Crop
+
+    def __call__(self, pairs: Iterable[tuple[int, Captioned]]) -> Iterator[Sample]:
+        for epoch, (key, caption, tokens) in pairs:
+            image = draw(caption, self.resolution, functools.partial(self.crop, epoch=epoch, key=key))
+            yield Sample(key, image, tokens, caption)
+
+
 class SyntheticModule(StreamModule):
     """196 pictures to train on and 28 held out, embedded at start by ``encoder``; needs no files."""
 
@@ -83,6 +116,7 @@ class SyntheticModule(StreamModule):
         encoder: TextEncoder,
         *,
         resolution: int,
+        crop: int | None,
         batch_size: int,
         seed: int,
         num_workers: int,
@@ -92,6 +126,7 @@ class SyntheticModule(StreamModule):
         super().__init__(
             encoder,
             resolution=resolution,
+            crop=crop,
             batch_size=batch_size,
             seed=seed,
             num_workers=num_workers,
@@ -99,26 +134,25 @@ class SyntheticModule(StreamModule):
             flip=flip,
             max_unfit=0.0,
         )
-        self.samples: dict[str, list[Sample]] = {}
+        self.captioned: dict[str, list[Captioned]] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Draw the pictures and embed their captions."""
+        """Embed the captions."""
         if self.shards:
             return
-        self.samples = {split: self._samples(split) for split in ("train", "val")}
+        self.captioned = {split: self._captioned(split) for split in ("train", "val")}
         memory = Path("memory")
-        self.shards = {split: (Shard(memory, memory, len(made)),) for split, made in self.samples.items()}
+        self.shards = {split: (Shard(memory, memory, len(made)),) for split, made in self.captioned.items()}
         self.text_fingerprint = self.encoder.fingerprint()
 
     def stages(self, split: str, order: Order) -> list[Callable[..., Any]]:
-        read = ReadMemory(self.samples[split])
+        read, draw = ReadMemory(self.captioned[split]), Draw(self.resolution, self.crop_of(split))
         if split == "val":
-            return [read, without_epoch]
-        return [read, Shuffle(len(read.samples), self.seed), order.skip, without_epoch]
+            return [read, draw]
+        return [read, Shuffle(len(read.samples), self.seed), order.skip, draw]
 
-    def _samples(self, split: str) -> list[Sample]:
-        texts = split_captions(split)
-        text = self.encoder.encode(texts)
+    def _captioned(self, split: str) -> list[Captioned]:
+        captions = split_captions(split)
+        text = self.encoder.encode(captions)
         tokens = [row[mask].cpu() for row, mask in zip(text.tokens, text.mask, strict=True)]
-        made = zip(texts, tokens, strict=True)
-        return [Sample(f"{i:03}", draw(words, self.resolution), own, words) for i, (words, own) in enumerate(made)]
+        return [Captioned(f"{i:03}", *pair) for i, pair in enumerate(zip(captions, tokens, strict=True))]

@@ -30,6 +30,7 @@ class WebDatasetModule(StreamModule):
         text: str | None,
         made_by: str,
         resolution: int,
+        crop: int | None,
         batch_size: int,
         seed: int,
         num_workers: int,
@@ -43,6 +44,7 @@ class WebDatasetModule(StreamModule):
         super().__init__(
             encoder,
             resolution=resolution,
+            crop=crop,
             batch_size=batch_size,
             seed=seed,
             num_workers=num_workers,
@@ -70,7 +72,8 @@ class WebDatasetModule(StreamModule):
     def stages(self, split: str, order: Order) -> list[Callable[..., Any]]:
         training = split == "train"
         read = ReadShards(self.text_fingerprint, self.cache_bytes)
-        decode = Decode(self.resolution, self.encoder.width, training and self.random_crop, self.seed)
+        crop = self.crop_of(split)
+        decode = Decode(self.resolution, self.encoder.width, training and self.random_crop, self.seed, crop)
         return [read, Shuffle(self.shuffle_buffer, self.seed), order.skip, decode] if training else [read, decode]
 
     def _image_folder(self, split: str) -> Path:
