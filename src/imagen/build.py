@@ -22,6 +22,7 @@ from imagen.lightning_module import DiffusionModule
 from imagen.loss import DiffusionLoss
 from imagen.parameterization import Parameterization
 from imagen.runs import RunFolder, Weights, plain, read_weights
+from imagen.sampler import Sampler
 from imagen.schedule import NoiseSchedule
 from imagen.slots import SLOTS
 from imagen.text_encoder import TextEncoder
@@ -138,14 +139,7 @@ def build_module(cfg: DictConfig) -> DiffusionModule:
     """The training module: network, loss, average and optimizer of one stage."""
     _check(cfg)
     network = build_network(cfg)
-    parameterization: Parameterization = instantiate(cfg.parameterization)
-    if cfg.network.out_channels != parameterization.out_channels:
-        raise UserError(
-            f"network.out_channels={cfg.network.out_channels} does not go with parameterization="
-            f"{type(parameterization).__name__}, which reads {parameterization.out_channels}: set "
-            f"network.out_channels={parameterization.out_channels}"
-        )
-    denoiser = Denoiser(network, parameterization)
+    denoiser = Denoiser(network, instantiate(cfg.parameterization))
     ema = instantiate(cfg.ema, network)
     stage = build_stage(cfg, Denoiser(ema.network, denoiser.parameterization), cfg.name)
     loss = DiffusionLoss(
@@ -209,15 +203,35 @@ def _check(cfg: DictConfig) -> None:
             f"network.low_res={cfg.network.low_res} does not go with low_resolution={low}: a super-resolution stage "
             "needs both, network.low_res=true and the size that it enlarges; a base stage neither"
         )
+    parameterization: Parameterization = instantiate(cfg.parameterization)
+    if cfg.network.out_channels != parameterization.out_channels:
+        raise UserError(
+            f"network.out_channels={cfg.network.out_channels} does not go with parameterization="
+            f"{type(parameterization).__name__}, which reads {parameterization.out_channels}: set "
+            f"network.out_channels={parameterization.out_channels}"
+        )
+    _check_sampler(cfg)
+
+
+def _check_sampler(cfg: DictConfig) -> None:
+    """Raises: UserError if the sampler needs what the parameterization does not give."""
+    sampler: Sampler = instantiate(cfg.sampler)
+    sampler.check(instantiate(cfg.parameterization))
 
 
 def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> Stage:
     """A stage rebuilt from what was trained, in evaluation mode, with ``slot``'s sampling settings where it has any."""
+    cfg = _slotted(weights, slot)
+    _check_sampler(cfg)
+    return build_stage(cfg, _rebuilt(cfg, weights, name), name)
+
+
+def _slotted(weights: Weights, slot: DictConfig | None) -> DictConfig:
     cfg = cast(DictConfig, OmegaConf.create(weights.config))
     for key, value in (slot or {}).items():
         if value not in (None, {}):
             OmegaConf.update(cfg, str(key), value, merge=False)
-    return build_stage(cfg, _rebuilt(cfg, weights, name), name)
+    return cfg
 
 
 def load_denoiser(source: str, guided: DictConfig) -> Denoiser:
@@ -270,6 +284,8 @@ def load_cascade(
         raise UserError(f"stages has {len(stages)} entries; a cascade has at most {len(SLOTS)}")
     read = [read_weights(source) for source in stages]
     names = SLOTS[: len(read)]
+    for weights, name in zip(read, names, strict=True):  # all of them before the first network is built
+        _check_sampler(_slotted(weights, (slots or {}).get(name)))
     built = [load_stage(w, n, (slots or {}).get(n)) for w, n in zip(read, names, strict=True)]
     encoder: TextEncoder = instantiate(text_encoder or DictConfig(read[0].config["text_encoder"]))
     _check_encoder(encoder.fingerprint(), read, stages)

@@ -46,8 +46,8 @@ class UniPC(Sampler):
 
 def _moved_along_mean(
     x: Float[Tensor, "b 3 h w"],
-    known: list[tuple[Level, Prediction]],
-    new: list[tuple[Level, Prediction]],
+    known: list[Point],
+    new: list[Point],
     there: Level,
 ) -> Float[Tensor, "b 3 h w"]:
     """x at the newest known level moved along the mean x0 of the polynomial through all points."""
