@@ -49,6 +49,11 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:09d}.ckpt"
 
 
+def snapshot_name(step: int, sigma_rel: float) -> str:
+    """The file name of the average of length ``sigma_rel`` after ``step`` optimizer steps; sorts by step, then length."""
+    return f"step_{step:09d}_{sigma_rel:g}.safetensors"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """``outputs/<experiment>/<hash8>-s<seed>/`` and the names of what lies in it."""
@@ -86,6 +91,14 @@ class RunFolder:
         return sorted(self.checkpoints.glob("step_*.ckpt"))
 
     @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    def all_snapshots(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.snapshots.glob("step_*.safetensors"))
+
+    @property
     def weights(self) -> Path:
         return self.path / "weights.safetensors"
 
@@ -106,12 +119,16 @@ class RunFolder:
 
 @dataclass
 class Weights:
-    """One stage's averaged network, the config it was trained with and the fingerprint of its text encoder."""
+    """One stage's averaged network, the config it was trained with and the fingerprint of its text encoder.
+
+    ``sigma_rel`` is the length of its average where that is a snapshot's or a reconstructed one.
+    """
 
     state: dict[str, Tensor]
     config: dict[str, Any]
     text_fingerprint: dict[str, Any]
     step: int
+    sigma_rel: float | None = None
 
     def save(self, path: Path) -> None:
         """Write one safetensors file that holds all of it, whole or not at all."""
@@ -120,6 +137,7 @@ class Weights:
             "config": json.dumps(self.config),
             "text_fingerprint": json.dumps(self.text_fingerprint),
             "step": str(self.step),
+            **({} if self.sigma_rel is None else {"sigma_rel": str(self.sigma_rel)}),
         }
         with atomic_write(path) as temporary:
             save_file(self.state, temporary, metadata)
@@ -155,17 +173,26 @@ def read_config(source: str | Path) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> Weights:
+    weights = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        # a snapshot may have been saved in bfloat16; networks compute in float32
+        weights.state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+    return weights
+
+
+def read_header(path: Path) -> Weights:
+    """What an exported ``.safetensors`` says of itself, its ``state`` left empty. Raises: as ``read_weights``."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise UserError(f"stage '{path}' is damaged ({error}); export or train it again") from error
     if metadata.get("format") != FORMAT:
         raise UserError(f"stage '{path}' was not exported by this project (its metadata lacks format={FORMAT})")
     try:
         config, fingerprint = json.loads(metadata["config"]), json.loads(metadata["text_fingerprint"])
-        return Weights(state, config, fingerprint, int(metadata["step"]))
+        sigma_rel = float(metadata["sigma_rel"]) if "sigma_rel" in metadata else None
+        return Weights({}, config, fingerprint, int(metadata["step"]), sigma_rel)
     except (KeyError, ValueError) as error:
         raise UserError(f"stage '{path}' is damaged (metadata: {error!r}); export or train it again") from error
 

@@ -104,9 +104,9 @@ def _resume_from(cfg: DictConfig, folder: RunFolder) -> Past:
 
 
 def _forget_after(folder: RunFolder, past: Past) -> None:
-    """Remove checkpoints later than the one gone on from: they are of a run that is given up."""
-    for path in folder.all_checkpoints():
-        if path.name > checkpoint_name(past.step):
+    """Remove checkpoints and snapshots later than the one gone on from: they are of a run that is given up."""
+    for path in folder.all_checkpoints() + folder.all_snapshots():
+        if path.name >= checkpoint_name(past.step + 1).removesuffix(".ckpt"):  # a snapshot's name begins like it
             path.unlink(missing_ok=True)
 
 

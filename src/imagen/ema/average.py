@@ -1,4 +1,4 @@
-"""Averaged copies of the network's parameters: what validation, sampling and export use."""
+"""What an average of the trained parameters is; none at all, and the exponential moving average."""
 
 from abc import ABC, abstractmethod
 from copy import deepcopy
