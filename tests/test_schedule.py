@@ -1,6 +1,7 @@
 """Schedules: pinned values, ends, monotonicity and the inverse; alpha and sigma."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from imagen.schedule import (
     CosineSchedule,
     InterpolatedCosineSchedule,
     LinearSchedule,
+    LogNormalSchedule,
     NoiseSchedule,
     ShiftedCosineSchedule,
+    SigmoidSchedule,
     alpha_sigma,
     diffuse,
 )
@@ -22,7 +25,11 @@ SCHEDULES = [
     LinearSchedule(**BOUNDS),
     ShiftedCosineSchedule(resolution=256, base_resolution=64, **BOUNDS),
     InterpolatedCosineSchedule(resolution=512, base_resolution_clean=256, base_resolution_noise=32, **BOUNDS),
+    LogNormalSchedule(mean=-1.2, std=1.2, **BOUNDS),
+    LogNormalSchedule(mean=0.0, std=1.0, **BOUNDS),
+    SigmoidSchedule(start=-3.0, end=3.0, tau=1.0, **BOUNDS),
 ]
+
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 
 
@@ -66,19 +73,32 @@ def test_logsnr_is_strictly_decreasing_in_every_shape_and_keeps_dtype(
 
 
 @every_schedule
-def test_ends_are_the_bounds(schedule: NoiseSchedule) -> None:
-    assert logsnr_at(schedule, 0.0) == pytest.approx(20, abs=1e-9)
-    end = -10.05 if isinstance(schedule, LinearSchedule) else -20
-    assert logsnr_at(schedule, 1.0) == pytest.approx(end, abs=1e-4)
+def test_ends_are_the_bounds_or_the_curves_own(schedule: NoiseSchedule) -> None:
+    start, end = 20.0, -20.0
+    if isinstance(schedule, LinearSchedule):
+        end = -10.05
+    if isinstance(schedule, LogNormalSchedule):  # 8.21 standard deviations
+        start = min(start, -2 * (schedule._mean - 8.21 * schedule._std))
+        end = -2 * (schedule._mean + 8.21 * schedule._std)
+    assert logsnr_at(schedule, 0.0) == pytest.approx(start, abs=1e-9 if start == 20 else 0.01)
+    assert logsnr_at(schedule, 1.0) == pytest.approx(end, abs=1e-4 if end == -20 else 0.01)
+
+
+@every_schedule
+def test_truncation_leaves_the_curve_as_it_is(schedule: NoiseSchedule) -> None:
+    """Between the bounds the truncated curve is the ideal one, at times that are an affine function of its own."""
+    first, last = schedule._start, schedule._end
+    t = torch.linspace(0, 1, 33, dtype=torch.float64)
+    assert torch.equal(schedule.logsnr(t), schedule._ideal(first + t * (last - first)))
 
 
 @every_schedule
 def test_t_is_the_inverse_of_logsnr(schedule: NoiseSchedule) -> None:
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     assert torch.allclose(schedule.t(schedule.logsnr(t)), t, atol=1e-14)
-    logsnr = torch.linspace(-9, 19, 57)
+    logsnr = torch.linspace(-9, 16, 51)
     assert torch.allclose(schedule.logsnr(schedule.t(logsnr)), logsnr, atol=2e-3)  # t itself rounds, near 1 most
-    assert schedule.t(torch.tensor([99.0, -99.0])).tolist() == pytest.approx([0, 1], abs=1e-20)
+    assert schedule.t(torch.tensor([99.0, -99.0])).tolist() == pytest.approx([0, 1], abs=1e-12)
 
 
 def test_cosine_values() -> None:
@@ -123,6 +143,56 @@ def test_interpolated_goes_from_the_clean_base_to_the_noisy_one() -> None:
         assert logsnr_at(interpolated, t) == pytest.approx(expected, abs=5e-3)
 
 
+def test_log_normal_is_the_quantile_function_of_the_normal_law() -> None:
+    schedule = LogNormalSchedule(mean=-1.2, std=1.2, **BOUNDS)
+    sigmas = statistics.NormalDist(-1.2, 1.2)
+    for t in (0.001, 0.1, 0.5, 0.9, 0.999):
+        assert logsnr_at(schedule, t) == pytest.approx(-2 * sigmas.inv_cdf(t), abs=1e-8)
+
+
+def test_log_normal_draws_have_its_mean_and_deviation() -> None:
+    schedule = LogNormalSchedule(mean=-1.2, std=1.2, **BOUNDS)
+    log_sigma = schedule.logsnr((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000) / -2
+    assert log_sigma.mean().item() == pytest.approx(-1.2, abs=1e-4)
+    assert log_sigma.std().item() == pytest.approx(1.2, abs=1e-3)
+
+
+def test_log_normal_is_flow_matchings_logit_normal() -> None:
+    schedule = LogNormalSchedule(mean=0.4, std=0.8, **BOUNDS)
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    alpha, sigma = alpha_sigma(schedule.logsnr(t))
+    normal = torch.distributions.Normal(torch.tensor(0.4).double(), torch.tensor(0.8).double())
+    assert torch.allclose((sigma / (alpha + sigma)).logit(), normal.icdf(t), atol=1e-8)
+
+
+def test_a_truncated_normal_law_is_the_conditional_one() -> None:
+    schedule = LogNormalSchedule(mean=-1.2, std=1.2, logsnr_min=-2.0, logsnr_max=6.0)
+    law = statistics.NormalDist(2.4, 2.4)
+    inside = law.cdf(6) - law.cdf(-2)
+    for logsnr in (-1.0, 1.0, 4.0):
+        expected = 1 - (law.cdf(logsnr) - law.cdf(-2)) / inside
+        assert schedule.t(torch.tensor(logsnr, dtype=torch.float64)).item() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("start", "end", "tau"), [(-3.0, 3.0, 1.0), (0.0, 3.0, 0.3), (-3.0, 3.0, 0.1)])
+def test_sigmoid_is_the_published_alpha(start: float, end: float, tau: float) -> None:
+    schedule = SigmoidSchedule(start=start, end=end, tau=tau, logsnr_min=-60.0, logsnr_max=60.0)
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x / tau))
+
+    for t in (0.1, 0.35, 0.5, 0.8):
+        published = (sigmoid(end) - sigmoid(start + t * (end - start))) / (sigmoid(end) - sigmoid(start))
+        alpha, _ = alpha_sigma(schedule.logsnr(torch.tensor(t, dtype=torch.float64)))
+        assert alpha.item() ** 2 == pytest.approx(published, abs=1e-12)
+
+
+def test_a_wide_sigmoid_is_even_in_logsnr() -> None:
+    schedule = SigmoidSchedule(start=-10.0, end=10.0, tau=1.0, **BOUNDS)
+    t = torch.linspace(0.2, 0.8, 61, dtype=torch.float64)
+    assert torch.allclose(schedule.logsnr(t), 10 - 20 * t, atol=0.02)
+
+
 def test_schedules_are_built_on_the_meta_device_too() -> None:
     with torch.device("meta"):
         schedule = CosineSchedule(**BOUNDS)
@@ -136,3 +206,9 @@ def test_unfit_values_are_named() -> None:
         ShiftedCosineSchedule(resolution=64, base_resolution=0, **BOUNDS)
     with pytest.raises(UserError, match="base_resolution_noise=256"):
         InterpolatedCosineSchedule(resolution=64, base_resolution_clean=32, base_resolution_noise=256, **BOUNDS)
+    with pytest.raises(UserError, match=r"std=0\.0"):
+        LogNormalSchedule(mean=0.0, std=0.0, **BOUNDS)
+    with pytest.raises(UserError, match=r"start=3\.0"):
+        SigmoidSchedule(start=3.0, end=-3.0, tau=1.0, **BOUNDS)
+    with pytest.raises(UserError, match=r"tau=0\.0"):
+        SigmoidSchedule(start=-3.0, end=3.0, tau=0.0, **BOUNDS)

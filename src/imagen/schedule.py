@@ -45,7 +45,8 @@ class NoiseSchedule(ABC):
 
     A subclass states the ideal curve, whose ends may be infinite. Time is then rescaled to the piece of it between the
     bounds: ``logsnr(0) = logsnr_max``, ``logsnr(1) = logsnr_min``, and no stretch of it is flat, as clipping would make
-    it. A curve that ends by itself inside the bounds (the linear one, at -10.05) keeps its own end.
+    it. A curve that ends by itself inside the bounds (the linear one, at -10.05) keeps its own end. As a density of
+    training, truncation is conditioning: what lay beyond the bounds is spread over what is between them.
     """
 
     def __init__(self, *, logsnr_min: float, logsnr_max: float) -> None:
@@ -121,7 +122,7 @@ class ShiftedCosineSchedule(NoiseSchedule):
     """The cosine curve moved by ``2 log(base_resolution / resolution)``: more noise on larger pictures.
 
     Averaging pixels raises the SNR: a picture of ``resolution``, shrunk to ``base_resolution``, then has the plain
-    cosine schedule. Simple diffusion, arXiv 2301.11093.
+    cosine schedule. The bounds are those of the shifted curve. Simple diffusion, arXiv 2301.11093.
     """
 
     def __init__(self, *, resolution: int, base_resolution: int, logsnr_min: float, logsnr_max: float) -> None:
@@ -159,3 +160,46 @@ class InterpolatedCosineSchedule(NoiseSchedule):
 
     def _ideal(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return _cosine(t) + (1 - t) * self._shift_clean + t * self._shift_noise
+
+
+class LogNormalSchedule(NoiseSchedule):
+    """``ln(sigma / alpha) ~ N(mean, std^2)``: the training density of EDM, and of flow matching's logit-normal times.
+
+    EDM (arXiv 2206.00364, table 1) draws the logarithm of its noise's standard deviation ``sigma / alpha`` so. Flow
+    matching (arXiv 2403.03206, section 3.1) draws the logit of its time ``sigma / (alpha + sigma)`` so; since the logit
+    of that time is ``ln(sigma / alpha)``, the two are one family. The curve is the normal quantile function; it ends by
+    itself 8.2 standard deviations from its mean, where float64 has no more times.
+    """
+
+    def __init__(self, *, mean: float, std: float, logsnr_min: float, logsnr_max: float) -> None:
+        if not (-math.inf < mean < math.inf and 0 < std < math.inf):
+            raise UserError(f"mean={mean} must be a number and std={std} a positive one.")
+        self._mean, self._std = mean, std
+        super().__init__(logsnr_min=logsnr_min, logsnr_max=logsnr_max)
+
+    def _ideal(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        # 2^-53 is the distance from 1 of the last time before it; the other end is cut alike
+        return -2 * (self._mean + self._std * torch.special.ndtri(t.clamp(2**-53, 1 - 2**-53)))
+
+
+class SigmoidSchedule(NoiseSchedule):
+    """``alpha^2`` falls from 1 to 0 as a sigmoid does between ``start`` and ``end``, at temperature ``tau``.
+
+    ``alpha^2 = (S(end) - S(x)) / (S(end) - S(start))`` with ``S(x) = sigmoid(x / tau)`` and x from start to end in t
+    (arXiv 2301.10972, algorithm 1, whose clipping of ``alpha^2`` at 1e-9 is ``logsnr_min`` here). A far ``start`` and
+    ``end`` make log-SNR nearly linear in t between ``-start / tau`` and ``-end / tau``.
+    """
+
+    def __init__(self, *, start: float, end: float, tau: float, logsnr_min: float, logsnr_max: float) -> None:
+        if not -math.inf < start < end < math.inf:
+            raise UserError(f"start={start} must be a number below end={end}, e.g. -3 and 3.")
+        if not 0 < tau < math.inf:
+            raise UserError(f"tau={tau} must be a positive number.")
+        self._first, self._last = start / tau, end / tau
+        super().__init__(logsnr_min=logsnr_min, logsnr_max=logsnr_max)
+
+    def _ideal(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        # S(a) - S(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)), in the ratio alpha^2 / sigma^2: nothing cancels
+        half = (self._last - self._first) / 2
+        level = math.cosh(self._first / 2) / math.cosh(self._last / 2)
+        return torch.log(torch.sinh((1 - t) * half) / torch.sinh(t * half)) + math.log(level)

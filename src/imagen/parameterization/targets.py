@@ -108,7 +108,7 @@ class EDM(Parameterization):
 
 
 class Flow(Parameterization):
-    """The output is the velocity ``eps - x0`` of the straight path (rectified flow, arXiv 2403.03206, section 2).
+    """The output is the velocity ``eps - x0`` of the straight path (rectified flow, arXiv 2403.03206, section 3).
 
     Flow matching's ``(1 - t) x0 + t eps`` at its time ``t = sigma / (alpha + sigma)`` is ``x_t / (alpha + sigma)``,
     and that is what the network is given.
