@@ -12,7 +12,8 @@ import torch
 from omegaconf import OmegaConf
 
 from imagen.errors import UserError
-from imagen.network.blocks import CrossAttention, ResBlock, SelfAttention
+from imagen.network.attention import CrossAttention, SelfAttention
+from imagen.network.blocks import ResBlock
 from imagen.network.efficient_unet import EfficientUNet
 from imagen.null_text import ZeroedText
 from imagen.types import Conditioning, TextEmbedding
@@ -20,15 +21,19 @@ from imagen.types import Conditioning, TextEmbedding
 CONF = Path(__file__).parent.parent / "conf" / "network"
 SMALL: dict[str, Any] = {
     "text_width": 12,
+    "text_pooling": "attention",
+    "text_norm": True,
     "low_res": True,
     "out_channels": 3,
     "patch_size": 1,
     "channels": [8, 16],
     "strides": [2, 2],
+    "downsample_first": True,
     "num_res_blocks": [1, 2],
     "self_attention": [False, True],
     "cross_attention": [False, True],
     "num_heads": 2,
+    "qk_norm": False,
     "emb_width": 32,
     "skip_scale": 0.5**0.5,
     "long_skip_scale": 1.0,
@@ -42,6 +47,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"long_skip_concat": True, "long_skip_scale": 0.5**0.5, "skip_scale": 1.0},
     {"self_attention": [False, False]},
     {"strides": [1, 1], "num_res_blocks": [0, 1]},
+    {"downsample_first": False},
+    {"downsample_first": False, "long_skip_concat": True, "strides": [2, 1], "qk_norm": True},
+    {"text_pooling": "mean", "text_norm": False},
+    {"text_pooling": "none", "qk_norm": True},
 ]
 
 
@@ -115,6 +124,44 @@ def test_blocks_work_after_the_stride_and_before_the_upsampling():
     }
 
 
+def test_the_usual_order_works_before_the_stride_and_after_the_upsampling():
+    network = small(downsample_first=False, channels=[8, 16], strides=[2, 2])
+    sides: dict[str, int] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, ResBlock):
+            module.register_forward_hook(lambda _m, _i, out, name=name: sides.update({name: out.shape[-1]}))
+    network(*inputs())
+    assert sides == {
+        f"{way}.{level}.blocks.{i}": 16 >> level for way in ("down", "up") for level, i in [(0, 0), (1, 0), (1, 1)]
+    }
+    assert [tuple(m[1].weight.shape[:2]) for m in network.downsample] == [(16, 8), (16, 16)]
+    assert [tuple(m[1].weight.shape[:2]) for m in network.upsample] == [(8, 16), (16, 16)]
+
+
+def test_the_order_of_resampling_hardly_changes_the_size():
+    first, last = paper("efficient_unet"), paper("efficient_unet", downsample_first=False)
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (first, last)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+    assert first.stride == last.stride
+
+
+def test_a_fifth_level_is_one_override():
+    """Another reading of figure A.30: a fifth level of 1024 channels without a stride, attention on the last two."""
+    node: Any = OmegaConf.load(CONF / "efficient_unet_five_levels.yaml")
+    network = paper("efficient_unet_five_levels")
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6) == 773
+    assert network.stride == 16
+    assert len(network.down) == 5
+    four: Any = OmegaConf.load(CONF / "efficient_unet.yaml")
+    assert {key for key in node if node._get_node(key) != four._get_node(key)} == {
+        "channels",
+        "strides",
+        "num_res_blocks",
+        "self_attention",
+        "cross_attention",
+    }
+
+
 def test_residual_sums_and_long_skips_are_scaled():
     assert all(
         m.skip_scale == 0.5**0.5 for m in small().modules() if isinstance(m, ResBlock | SelfAttention | CrossAttention)
@@ -154,6 +201,9 @@ def test_text_noise_levels_and_low_res_tell():
     assert level is not None
     want = network(x, logsnr, cond)
     assert (network(x, logsnr, cond.null_text()) - want)[:2].abs().amax(dim=(1, 2, 3)).min() > 1e-3
+    for option in ("mean", "none"):
+        other = small(text_pooling=option)
+        assert (other(x, logsnr, cond.null_text()) - other(x, logsnr, cond))[:2].abs().amax(dim=(1, 2, 3)).min() > 1e-3
     for other in (
         network(x, logsnr + 1, cond),
         network(x, logsnr, Conditioning(cond.text, -low_res, level)),
@@ -204,6 +254,8 @@ def test_bf16_autocast_is_near_float32(layout: torch.memory_format, patch_size: 
         ({"cross_attention": [True]}, "cross_attention"),
         ({"strides": [2, 4]}, "strides"),
         ({"num_heads": 3}, "num_heads=3"),
+        ({"text_pooling": "max"}, "text_pooling=max"),
+        ({"text_pooling": "none", "self_attention": [False] * 2, "cross_attention": [False] * 2}, "text_pooling=none"),
         ({"patch_size": 0}, "patch_size=0"),
         ({"num_res_blocks": [0, 1], "long_skip_concat": True}, "long_skip_concat"),
     ],

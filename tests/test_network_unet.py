@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from imagen.errors import UserError
+from imagen.network.attention import NoTextKeys, SelfAttention, TextKeys
 from imagen.network.unet import UNet
 from imagen.null_text import ZeroedText
 from imagen.types import Conditioning, TextEmbedding
@@ -18,12 +19,16 @@ from imagen.types import Conditioning, TextEmbedding
 PAPER: dict[str, Any] = {
     "image_size": 64,
     "text_width": 4096,
+    "text_pooling": "attention",
+    "text_norm": True,
     "width": 512,
     "emb_mult": 4,
     "channel_mult": [1, 2, 3, 4],
     "num_res_blocks": [3, 3, 3, 3],
     "attention_resolutions": [32, 16, 8],
+    "text_resolutions": [32, 16, 8],
     "head_channels": 64,
+    "qk_norm": False,
     "skip_scale": 1.0,
     "low_res": False,
     "out_channels": 3,
@@ -35,8 +40,16 @@ SMALL: dict[str, Any] = PAPER | {
     "channel_mult": [1, 2],
     "num_res_blocks": [1, 2],
     "attention_resolutions": [8],
+    "text_resolutions": [8],
     "head_channels": 8,
 }
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"out_channels": 6, "qk_norm": True},
+    {"text_pooling": "mean", "text_norm": False},
+    {"text_pooling": "none"},
+    {"text_pooling": "mean", "text_resolutions": []},
+]
 
 
 def small(**changes: Any) -> UNet:
@@ -76,10 +89,18 @@ def test_attention_follows_every_block_of_its_levels():
     assert sorted(heads) == [16] * 7 + [24] * 7 + [32] * 8
 
 
-def test_padding_changes_nothing_and_empty_text_is_borne():
-    network = small()
+def test_text_resolutions_say_where_attention_reads_the_text():
+    layers = [m for m in small(text_resolutions=[]).modules() if isinstance(m, SelfAttention)]
+    assert layers
+    assert all(isinstance(m.text, NoTextKeys) for m in layers)
+    assert all(isinstance(m.text, TextKeys) for m in small().modules() if isinstance(m, SelfAttention))
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_padding_changes_nothing_and_empty_text_is_borne(changes: dict[str, Any]):
+    network = small(**changes)
     want = network(*inputs())
-    assert want.shape == (3, 3, 16, 16)
+    assert want.shape == (3, changes.get("out_channels", 3), 16, 16)
     assert want.isfinite().all()
     torch.testing.assert_close(network(*inputs(padded_to=9, padding=1e3)), want, rtol=1e-4, atol=1e-5)
 
@@ -94,14 +115,19 @@ def test_text_noise_level_and_low_res_tell():
 
     want = out(cond)
     assert (out(cond.null_text()) - want)[:2].abs().amax(dim=(1, 2, 3)).min() > 1e-3
+    for changes in VARIANTS:
+        other = small(**changes)
+        told, untold = (other(x, logsnr, c) for c in (cond, cond.null_text()))
+        assert (told - untold)[:2].abs().amax(dim=(1, 2, 3)).min() > 1e-3
     for other in (out(cond, logsnr=logsnr + 1), out(cond, low_res=-low_res), out(cond, level=3.0)):
         assert (other - want).abs().amax(dim=(1, 2, 3)).min() > 1e-3
 
 
-def test_the_network_starts_as_zero_and_every_weight_learns():
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_the_network_starts_as_zero_and_every_weight_learns(changes: dict[str, Any]):
     x, logsnr, cond = inputs()
-    assert not UNet(ZeroedText(), **SMALL)(x, logsnr, cond).any()
-    network = small()
+    assert not UNet(ZeroedText(), **(SMALL | changes))(x, logsnr, cond).any()
+    network = small(**changes)
     network(x, logsnr, cond).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
 
@@ -127,12 +153,24 @@ def test_bf16_autocast_is_near_float32(layout: torch.memory_format):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
+def test_any_multiple_of_the_stride_is_taken_and_others_name_sizes_that_work():
+    network = small()
+    assert network.stride == 2
+    x, logsnr, cond = inputs()
+    assert network(x[:, :, :12, :10], logsnr, cond).shape == (3, 3, 12, 10)
+    with pytest.raises(UserError, match=r"12x9 pixels.* multiples of 2: 12x8 or 12x10"):
+        network(x[:, :, :12, :9], logsnr, cond)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"num_res_blocks": [1]}, "num_res_blocks"),
         ({"image_size": 17}, "resolution=17"),
         ({"head_channels": 24}, "head_channels=24"),
+        ({"text_resolutions": [4]}, r"text_resolutions=\[4\]"),
+        ({"text_pooling": "max"}, "text_pooling=max"),
+        ({"text_pooling": "none", "text_resolutions": []}, "text_pooling=none"),
     ],
 )
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], named: str):

@@ -1,4 +1,4 @@
-"""Parts that every network is made of: residual blocks, attention with text, the embedding of noise and text.
+"""Parts that every network is made of: norm, resampling, residual block, and the sizes that a network takes.
 
 Axis letters beside those of ``imagen.types``: ``e`` embedding width, ``k`` attention heads, ``s`` positions (h*w).
 """
@@ -10,18 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imagen.network.kernels import attend, group_norm
-from imagen.null_text import NullText
-from imagen.types import Conditioning, TextEmbedding
+from imagen.errors import UserError
+from imagen.network.kernels import group_norm
 
 NORM_GROUPS = 32
 """Groups of every GroupNorm, as in ADM; fewer where a group would have less than ``MIN_GROUP_CHANNELS``."""
 
 MIN_GROUP_CHANNELS = 4
 """ADM's narrowest group (128 channels in 32). A channel normalised by itself forgets how bright the picture is."""
-
-POOL_HEAD_CHANNELS = 64
-"""Channels of each head that pools the text; one head where they would not divide the text's width."""
 
 
 def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
@@ -112,129 +108,12 @@ class ResBlock(nn.Module):
         return x if self.skip_scale == 1.0 else x * self.skip_scale
 
 
-class SelfAttention(nn.Module):
-    """Residual self-attention whose keys and values are the picture's and, after them, the text's (paper, D.3.1).
-
-    The text passes its own LayerNorm first (section 2.5). Padding is never attended to; with no text at all this is
-    plain self-attention.
-    """
-
-    def __init__(self, channels: int, num_heads: int, text_width: int, skip_scale: float):
-        super().__init__()
-        self.num_heads = num_heads
-        self.skip_scale = skip_scale
-        self.norm = GroupNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.text_norm = nn.LayerNorm(text_width)
-        self.text_kv = nn.Linear(text_width, 2 * channels)
-        self.out = zero_init(nn.Linear(channels, channels))
-
-    def forward(self, x: Float[Tensor, "b c h w"], text: TextEmbedding) -> Float[Tensor, "b c h w"]:
-        h = self.norm(x).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(h).unflatten(2, (3, self.num_heads, -1)).unbind(2)
-        text_k, text_v = self.text_kv(self.text_norm(text.tokens)).unflatten(2, (2, self.num_heads, -1)).unbind(2)
-        visible = F.pad(text.mask, (h.shape[1], 0), value=True)
-        h = self.out(attend(q, torch.cat([k, text_k], dim=1), torch.cat([v, text_v], dim=1), visible))
-        x = x + h.transpose(1, 2).unflatten(2, x.shape[2:])
-        return x if self.skip_scale == 1.0 else x * self.skip_scale
-
-
-class CrossAttention(nn.Module):
-    """Residual attention from the picture to the text alone, as the paper's 256 to 1024 network uses it (F.3).
-
-    A learned null key and value stand beside the text, so that a prompt of padding alone has something to look at.
-    """
-
-    def __init__(self, channels: int, num_heads: int, text_width: int, skip_scale: float):
-        super().__init__()
-        self.num_heads = num_heads
-        self.skip_scale = skip_scale
-        self.norm = GroupNorm(channels)
-        self.q = nn.Linear(channels, channels)
-        self.text_norm = nn.LayerNorm(text_width)
-        self.text_kv = nn.Linear(text_width, 2 * channels)
-        self.null_kv = nn.Parameter(torch.zeros(1, 1, 2 * channels))
-        self.out = zero_init(nn.Linear(channels, channels))
-
-    def forward(self, x: Float[Tensor, "b c h w"], text: TextEmbedding) -> Float[Tensor, "b c h w"]:
-        q = self.q(self.norm(x).flatten(2).transpose(1, 2)).unflatten(2, (self.num_heads, -1))
-        text_kv = self.text_kv(self.text_norm(text.tokens))
-        kv = torch.cat([self.null_kv.to(text_kv.dtype).expand(len(x), -1, -1), text_kv], dim=1)
-        k, v = kv.unflatten(2, (2, self.num_heads, -1)).unbind(2)
-        h = self.out(attend(q, k, v, F.pad(text.mask, (1, 0), value=True)))
-        x = x + h.transpose(1, 2).unflatten(2, x.shape[2:])
-        return x if self.skip_scale == 1.0 else x * self.skip_scale
-
-
-class AttentionPool(nn.Module):
-    """The text as one vector: its LayerNormed tokens, averaged by an attention whose query is their mean (paper, 2.5).
-
-    The mean is also among the keys, so a prompt of padding alone has something to look at: a zero in its place.
-    """
-
-    def __init__(self, text_width: int):
-        super().__init__()
-        self.num_heads = text_width // POOL_HEAD_CHANNELS if text_width % POOL_HEAD_CHANNELS == 0 else 1
-        self.norm = nn.LayerNorm(text_width)
-        self.q = nn.Linear(text_width, text_width)
-        self.kv = nn.Linear(text_width, 2 * text_width)
-
-    def forward(self, text: TextEmbedding) -> Float[Tensor, "b d"]:
-        tokens = self.norm(text.tokens)
-        kept = tokens.masked_fill(~text.mask[:, :, None], 0.0)
-        mean = kept.sum(1, keepdim=True) / text.mask.sum(1).clamp(min=1)[:, None, None]
-        q = self.q(mean).unflatten(2, (self.num_heads, -1))
-        k, v = self.kv(torch.cat([mean, tokens], dim=1)).unflatten(2, (2, self.num_heads, -1)).unbind(2)
-        return attend(q, k, v, F.pad(text.mask, (1, 0), value=True)).squeeze(1)
-
-
-class LogSNREmbedding(nn.Module):
-    """A log-SNR as a vector: sines and cosines, ``width`` of them, then a two-layer MLP.
-
-    Periods run geometrically from 0.5 to 80 nats, so that levels a tenth of a nat apart differ and the range
-    -20 to 20 never wraps.
-    """
-
-    def __init__(self, width: int, emb_width: int):
-        super().__init__()
-        periods = torch.logspace(math.log10(0.5), math.log10(80.0), width // 2)
-        self.register_buffer("frequencies", 2 * math.pi / periods, persistent=False)
-        self.frequencies: Tensor
-        self.mlp = mlp(2 * (width // 2), emb_width)
-
-    def forward(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, "b e"]:
-        angles = logsnr.float()[:, None] * self.frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
-
-
-class ConditioningEmbedding(nn.Module):
-    """The conditioning as the blocks take it: ``emb`` for the residual blocks, ``text`` for the attention layers.
-
-    ``emb`` is noise level + pooled text (+ the noise level of the low-resolution picture), after the SiLU that would
-    else be repeated in every block. ``text`` is the tokens brought once to ``emb_width``, so that the attention layers
-    stay slim beside a wide encoder.
-    """
-
-    def __init__(self, null_text: NullText, width: int, emb_width: int, text_width: int, low_res: bool):
-        super().__init__()
-        self.null_text = null_text
-        self.noise = LogSNREmbedding(width, emb_width)
-        self.low_res_noise = LogSNREmbedding(width, emb_width) if low_res else None
-        self.text = unit_init(nn.Linear(text_width, emb_width))
-        self.pool = AttentionPool(emb_width)
-        self.pooled = nn.Sequential(nn.LayerNorm(emb_width), mlp(emb_width, emb_width))
-
-    def forward(self, logsnr: Float[Tensor, " b"], cond: Conditioning) -> tuple[Float[Tensor, "b e"], TextEmbedding]:
-        text = self.null_text(cond.text)
-        text = TextEmbedding(self.text(text.tokens), text.mask, text.absent)
-        emb = self.noise(logsnr) + self.pooled(self.pool(text))
-        if self.low_res_noise is not None:
-            assert cond.low_res_logsnr is not None
-            emb = emb + self.low_res_noise(cond.low_res_logsnr)
-        return F.silu(emb), text
-
-
-def with_low_res(x_t: Float[Tensor, "b 3 h w"], low_res: Float[Tensor, "b 3 hl wl"] | None) -> Float[Tensor, "b 6 h w"]:
-    """The noisy picture and, as three more channels, the low-resolution one enlarged bilinearly to its size."""
-    assert low_res is not None, "this network enlarges a picture: it needs cond.low_res"
-    return torch.cat([x_t, F.interpolate(low_res, size=x_t.shape[2:], mode="bilinear")], dim=1)
+def check_size(height: int, width: int, stride: int) -> None:
+    """Raises: UserError, naming sizes that work, unless both sides are multiples of the network's ``stride``."""
+    if height % stride or width % stride:
+        below = [max(stride, side - side % stride) for side in (height, width)]
+        above = [side + -side % stride for side in (height, width)]
+        raise UserError(
+            f"x_t is {height}x{width} pixels, but this network takes sides that are multiples of {stride}: "
+            f"{below[0]}x{below[1]} or {above[0]}x{above[1]} would do"
+        )

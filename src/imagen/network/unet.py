@@ -6,16 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen.errors import UserError
-from imagen.network.blocks import (
-    ConditioningEmbedding,
-    Downsample,
-    GroupNorm,
-    ResBlock,
-    SelfAttention,
-    Upsample,
-    with_low_res,
-    zero_init,
-)
+from imagen.network.attention import SelfAttention
+from imagen.network.blocks import Downsample, GroupNorm, ResBlock, Upsample, check_size, zero_init
+from imagen.network.conditioning import ConditioningEmbedding, with_low_res
 from imagen.null_text import NullText
 from imagen.types import Conditioning, TextEmbedding
 
@@ -40,8 +33,10 @@ class UNet(nn.Module):
 
     ``width`` channels times ``channel_mult`` at each level, the first at ``image_size`` pixels, each next at half;
     ``num_res_blocks`` of each level going down and one more going up; attention after every block at the levels whose
-    side is in ``attention_resolutions``. Every output of the way down is concatenated to an input of the way up.
-    ``out_channels`` is 3, or 6 to learn a variance too. The output is float32 and starts as zero.
+    side is in ``attention_resolutions``, over the picture alone where it is not in ``text_resolutions`` too. Every
+    output of the way down is concatenated to an input of the way up. Other sizes than ``image_size`` are taken as well:
+    sides must be multiples of ``stride``, and attention stays with its levels. ``out_channels`` is 3, or 6 to learn a
+    variance too. The output is float32 and starts as zero.
     """
 
     def __init__(
@@ -50,30 +45,45 @@ class UNet(nn.Module):
         *,
         image_size: int,
         text_width: int,
+        text_pooling: str,
+        text_norm: bool,
         width: int,
         emb_mult: int,
         channel_mult: list[int],
         num_res_blocks: list[int],
         attention_resolutions: list[int],
+        text_resolutions: list[int],
         head_channels: int,
+        qk_norm: bool,
         skip_scale: float,
         low_res: bool,
         out_channels: int,
     ):
         super().__init__()
         sides = [image_size // 2**i for i in range(len(channel_mult))]
-        _check(image_size, channel_mult, num_res_blocks, attention_resolutions, width, head_channels)
+        _check(image_size, channel_mult, num_res_blocks, attention_resolutions, text_resolutions, width, head_channels)
         self.low_res = low_res
-        self.image_size = image_size
+        self.stride = 2 ** (len(channel_mult) - 1)
         emb_width = emb_mult * width
 
         def layer(in_channels: int, out_channels: int, side: int, resample: nn.Module, attention: bool) -> Layer:
             block = ResBlock(in_channels, out_channels, emb_width, resample, skip_scale)
             if not (attention and side in attention_resolutions):
                 return Layer(block, None)
-            return Layer(block, SelfAttention(out_channels, out_channels // head_channels, emb_width, skip_scale))
+            options = {"skip_scale": skip_scale, "text_norm": text_norm, "qk_norm": qk_norm}
+            heads, reads_text = out_channels // head_channels, side in text_resolutions
+            return Layer(block, SelfAttention(out_channels, heads, emb_width, reads_text=reads_text, **options))
 
-        self.embedding = ConditioningEmbedding(null_text, width, emb_width, text_width, low_res)
+        self.embedding = ConditioningEmbedding(
+            null_text,
+            width,
+            emb_width,
+            text_width,
+            low_res=low_res,
+            text_pooling=text_pooling,
+            text_norm=text_norm,
+            attends=bool(set(sides) & set(text_resolutions)),
+        )
         channels = width * channel_mult[0]
         self.conv_in = nn.Conv2d(6 if low_res else 3, channels, 3, padding=1)
 
@@ -114,6 +124,7 @@ class UNet(nn.Module):
     def forward(
         self, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b out h w"]:
+        check_size(x_t.shape[2], x_t.shape[3], self.stride)
         emb, text = self.embedding(logsnr, cond)
         x = self.conv_in(with_low_res(x_t, cond.low_res) if self.low_res else x_t)
         skips = [x]
@@ -136,6 +147,7 @@ def _check(
     channel_mult: list[int],
     num_res_blocks: list[int],
     attention_resolutions: list[int],
+    text_resolutions: list[int],
     width: int,
     head_channels: int,
 ) -> None:
@@ -149,6 +161,11 @@ def _check(
         raise UserError(
             f"resolution={image_size} cannot be halved {len(channel_mult) - 1} times: choose a multiple of "
             f"{2 ** (len(channel_mult) - 1)} or a shorter network.channel_mult={channel_mult}"
+        )
+    if set(text_resolutions) - set(attention_resolutions):
+        raise UserError(
+            f"network.text_resolutions={text_resolutions} must be among network.attention_resolutions="
+            f"{attention_resolutions}: the text is read by self-attention"
         )
     for level, mult in enumerate(channel_mult):
         side = image_size // 2**level
