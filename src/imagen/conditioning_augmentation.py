@@ -4,6 +4,7 @@ The corruption hides how real pictures differ from the earlier stage's, and its 
 the network as a log-SNR (Imagen, section 2.4; Cascaded Diffusion, arXiv 2106.15282).
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -28,6 +29,13 @@ class ConditioningAugmentation(ABC):
     ) -> tuple[Float[Tensor, "b 3 hl wl"], Float[Tensor, " b"]]:
         """The corrupted picture and the log-SNR that tells the network how corrupt it is; noise is standard normal."""
 
+    def early_stop(self, level: float) -> float:
+        """The log-SNR at which, at sampling, it takes the stage before's unfinished sample in place of a corrupted one.
+
+        Infinite where it only ever corrupts finished pictures.
+        """
+        return math.inf
+
 
 class GaussianAugmentation(ConditioningAugmentation):
     """Variance-preserving noise: ``level`` is the time of its own schedule, drawn from U(0, level_max) in training.
@@ -49,6 +57,18 @@ class GaussianAugmentation(ConditioningAugmentation):
     ) -> tuple[Float[Tensor, "b 3 hl wl"], Float[Tensor, " b"]]:
         logsnr = self.schedule.logsnr(level)
         return diffuse(low_res, noise, logsnr), logsnr
+
+
+class TruncatedAugmentation(GaussianAugmentation):
+    """Gaussian in training; at sampling the stage before's own z_s, its walk interrupted at the level, no noise added.
+
+    Cascaded Diffusion, arXiv 2106.15282, section 4.2. Where there is none (a user's picture, or a walk that begins
+    cleaner than the level) a finished picture is noised, which has the same law: a perfect sampler's z_s is distributed
+    as its pictures noised to s.
+    """
+
+    def early_stop(self, level: float) -> float:
+        return self.schedule.logsnr(torch.tensor(level, dtype=torch.float64)).item()
 
 
 class NoAugmentation(ConditioningAugmentation):
