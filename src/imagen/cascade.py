@@ -1,102 +1,25 @@
 """Stages applied in turn, 64 -> 256 -> 1024: the only place where more than one network exists."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from imagen.conditioning_augmentation import ConditioningAugmentation
 from imagen.data.pixels import to_uint8
-from imagen.denoiser import Denoiser
 from imagen.errors import UserError
-from imagen.guidance import Guidance
-from imagen.randomness import generator_of, normal_from
-from imagen.sampler import OnStep, Sampler
-from imagen.schedule import NoiseSchedule
-from imagen.spacing import Spacing
+from imagen.sizes import Size, stage_sizes
+from imagen.stage import GENERATE, Drawn, Stage
+from imagen.task import Task
 from imagen.text_encoder import TextEncoder
-from imagen.threshold import Threshold
-from imagen.types import Conditioning, Denoise, Prediction, TextEmbedding
+from imagen.types import TextEmbedding
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Stage:
-    """One trained denoiser and the way it is sampled.
-
-    ``low_resolution`` is None for a base stage; ``augmentation_level`` in [0, 1] is the noise put on the low-resolution
-    picture at sampling (paper, appendix D.2); ``bf16`` runs the network under autocast.
-    """
-
-    name: str
-    denoiser: Denoiser
-    schedule: NoiseSchedule
-    sampler: Sampler
-    spacing: Spacing
-    guidance: Guidance
-    threshold: Threshold
-    augmentation: ConditioningAugmentation
-    augmentation_level: float
-    resolution: int
-    low_resolution: int | None
-    bf16: bool
-
-    @property
-    def scale(self) -> int | None:
-        """How many times a super-resolution stage enlarges; None for a base stage."""
-        return None if self.low_resolution is None else self.resolution // self.low_resolution
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
-
-    def grid(self) -> Float[Tensor, " s"]:
-        """The log-SNRs that sampling from pure noise visits."""
-        return self.spacing.grid(self.schedule, self.sampler.num_steps)
-
-    def autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-
-    def guided_denoiser(self) -> Denoise:
-        """The denoiser as one sampling calls it: guided, thresholded, in the stage's precision and on its device."""
-        self.guidance.to(self.device)
-        guided = self.guidance(self.denoiser)
-
-        def denoise(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
-            with self.autocast():  # around guidance, which may have a network of its own
-                return guided(x_t, logsnr, cond)
-
-        return self.threshold(denoise)
-
-    @torch.inference_mode()
-    def sample(
-        self,
-        text: TextEmbedding,
-        low_res: Float[Tensor, "b 3 hl wl"] | None,
-        generators: list[torch.Generator],
-        on_step: OnStep | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        """Pictures in [-1, 1], example i drawn with ``generators[i]`` alone.
-
-        ``low_res`` in [-1, 1] is what a super-resolution stage enlarges; its noise is drawn once, and is the same for
-        every step and for both halves of guidance.
-        """
-        if self.scale is None:
-            shape, cond = (self.resolution, self.resolution), Conditioning(text)
-        else:
-            assert low_res is not None
-            level = torch.full((len(generators),), self.augmentation_level, device=low_res.device)
-            noise = normal_from(generators, tuple(low_res.shape[1:]))
-            cond = Conditioning(text, *self.augmentation(low_res, level, noise))
-            shape = (low_res.shape[-2] * self.scale, low_res.shape[-1] * self.scale)
-        x = normal_from(generators, (3, *shape))
-        return self.sampler(self.guided_denoiser(), x, self.grid(), cond, generators, on_step).clamp(-1, 1)
 
 
 @dataclass
@@ -105,6 +28,7 @@ class Samples:
 
     prompts: list[str]
     by_stage: list[UInt8[Tensor, "p s 3 _ _"]]
+    negative_prompts: list[str] | None = None
 
     @property
     def final(self) -> UInt8[Tensor, "p s 3 h w"]:
@@ -115,15 +39,16 @@ class Cascade:
     """A base stage and any number of super-resolution stages, each enlarging what the one before it drew."""
 
     def __init__(self, stages: Sequence[Stage], encoder: TextEncoder) -> None:
-        """Raises: UserError if the stages' resolutions do not chain."""
+        """Without a base stage they only enlarge pictures of the user's (``task.Upscale``).
+
+        Raises: UserError if the stages' resolutions do not chain.
+        """
         if not stages:
             raise UserError("stages is empty; name at least one run folder or exported .safetensors")
-        previous: int | None = None
-        for stage in stages:
-            if stage.low_resolution != previous:
+        for before, stage in pairwise(stages):
+            if stage.low_resolution != before.resolution:
                 chain = ", ".join(f"{s.low_resolution or 'noise'} -> {s.resolution}" for s in stages)
                 raise UserError(f"stages do not chain ({chain}): each must start from what the one before it gives")
-            previous = stage.resolution
         self.stages = list(stages)
         self.encoder = encoder
 
@@ -137,35 +62,75 @@ class Cascade:
         self,
         prompts: Sequence[str],
         *,
+        task: Task = GENERATE,
+        negative_prompts: Sequence[str] | None = None,
+        size: int | Sequence[int] | None = None,
         num_samples: int = 1,
         seed: int = 0,
         batch_size: int = 32,
         progress: bool = True,
     ) -> Samples:
-        """Draw ``num_samples`` pictures of every prompt.
+        """Draw ``num_samples`` pictures of every prompt; an empty prompt is none, the network's null text.
 
         A picture is a function of (seed, prompt, sample number): alone or among others it is the same up to rounding.
+        ``task`` is what is drawn, pictures from noise by default. ``negative_prompts``, one for all or one a prompt,
+        are what guidance leads away from, instead of no text. ``size`` is that of the last stage's pictures, (height,
+        width) or one side; its own resolution by default. A prompt that is longer than the encoder takes is warned of,
+        with what was cut.
 
-        A prompt that is longer than the encoder takes is warned of, with what was cut.
-
-        Raises: UserError on an empty prompt list.
+        Raises: UserError on an empty prompt list, or a task or size that the stages do not suit.
         """
         if isinstance(prompts, str) or not prompts:
             raise UserError(f"prompts={prompts!r} is not a list of at least one prompt")
         if num_samples < 1 or batch_size < 1:
             raise UserError(f"num_samples={num_samples} and batch_size={batch_size} must be at least 1")
-        self._warn_of_cuts(list(prompts))
-        wanted = [(prompt, number) for prompt in prompts for number in range(num_samples)]
+        job = self._job(task, size, seed)
+        negatives = self._negatives(negative_prompts, len(prompts))
+        self._warn_of_cuts([*prompts, *(negatives or [])])
+        count = task.num_samples(num_samples)
+        rows = zip(prompts, negatives or [""] * len(prompts), strict=True)
+        wanted = [_Wanted(prompt, negative, number) for prompt, negative in rows for number in range(count)]
         batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
-        steps = len(batches) * sum(stage.sampler.num_steps for stage in self.stages)
         drawn: list[list[Tensor]] = [[] for _ in self.stages]
-        with tqdm(total=steps, unit="step", desc="sampling", disable=not progress) as bar:
+        with tqdm(total=len(batches) * job.num_steps, unit="step", desc="sampling", disable=not progress) as bar:
             for batch in batches:
-                text = self.encoder.encode([prompt for prompt, _ in batch])
-                for pictures, kept in zip(self._sample_batch(batch, text, seed, bar.update), drawn, strict=True):
+                for pictures, kept in zip(self._sample_batch(batch, job, bar.update), drawn, strict=True):
                     kept.append(pictures)
-        by_stage = [torch.cat(kept) for kept in drawn]
-        return Samples(list(prompts), [p.unflatten(0, (len(prompts), num_samples)) for p in by_stage])
+        by_stage = [torch.cat(kept).unflatten(0, (len(prompts), count)) for kept in drawn]
+        return Samples(list(prompts), by_stage, negatives)
+
+    def _job(self, task: Task, size: int | Sequence[int] | None, seed: int) -> "_Job":
+        first = self.stages[0]
+        if first.low_resolution is not None and not task.enlarges:
+            raise UserError(
+                f"stages begins with a super-resolution stage ({first.low_resolution} -> {first.resolution}): put its "
+                "base stage first, or enlarge a picture of your own with task=upscale image=photo.png"
+            )
+        if first.low_resolution is None and task.enlarges:
+            raise UserError(
+                f"stages begins with a base stage (noise -> {first.resolution}), which enlarges no picture: leave it "
+                "out of stages for task=upscale"
+            )
+        # the picture that is given has a place of its own in front, with no stride to keep to
+        given = [] if first.low_resolution is None else [first.low_resolution]
+        resolutions = [*given, *(stage.resolution for stage in self.stages)]
+        sizes = stage_sizes(size, resolutions, [*(1 for _ in given), *(stage.stride for stage in self.stages)])
+        stops = [*(stage.early_stop for stage in self.stages[1:]), math.inf]
+        plans = [grid for stage, stop in zip(self.stages, stops, strict=True) for grid in stage.grids(task, stop)]
+        return _Job(task, seed, sizes, stops, sum(task.num_steps(len(grid) - 1) for grid in plans))
+
+    def _negatives(self, negative_prompts: Sequence[str] | None, count: int) -> list[str] | None:
+        if negative_prompts is None:
+            return None
+        if isinstance(negative_prompts, str) or len(negative_prompts) not in (1, count):
+            raise UserError(
+                f"negative_prompts={negative_prompts!r} must be a list of one for all, or of one for each of the "
+                f"{count} prompts"
+            )
+        # a guidance that changes nothing hands back the very denoiser that it is given
+        if all(stage.guidance(stage.denoiser) is stage.denoiser for stage in self.stages):
+            log.warning("negative_prompts do nothing where guidance is off at every stage: give a weight other than 1")
+        return list(negative_prompts) * (count // len(negative_prompts))
 
     def _warn_of_cuts(self, prompts: list[str]) -> None:
         for prompt, cut in zip(prompts, self.encoder.cut(prompts), strict=True):
@@ -173,14 +138,54 @@ class Cascade:
                 limit = self.encoder.max_length
                 log.warning("prompt %r is longer than the encoder's %d tokens; cut: %r", prompt[:60], limit, cut)
 
+    def _encode(self, prompts: list[str]) -> TextEmbedding:
+        # an empty one is marked, as training marks a dropped caption, and not shown as what its tokens would be
+        text = self.encoder.encode(prompts)
+        empty = [not prompt.strip() for prompt in prompts]
+        return text.dropped(torch.tensor(empty, device=text.absent.device))
+
     def _sample_batch(
-        self, batch: list[tuple[str, int]], text: TextEmbedding, seed: int, advance: Callable[[], object]
+        self, batch: "list[_Wanted]", job: "_Job", advance: Callable[[], object]
     ) -> list[UInt8[Tensor, "b 3 _ _"]]:
-        pictures: list[Tensor] = []
-        low_res = None
-        for stage in self.stages:
+        text = self._encode([wanted.prompt for wanted in batch])
+        negatives = [wanted.negative for wanted in batch]
+        negative = self._encode(negatives) if any(negatives) else None
+        first, pictures, drawn = self.stages[0], [], None
+        if first.scale is not None:
+            drawn = Drawn(job.task.low_res(*job.sizes[0]).to(first.device).expand(len(batch), -1, -1, -1))
+        for stage, size, stop in zip(self.stages, job.sizes[-len(self.stages) :], job.stops, strict=True):
             device = stage.device
-            generators = [generator_of(seed, p, number, stage.resolution, device=device) for p, number in batch]
-            low_res = stage.sample(text.to(device), low_res, generators, lambda i, x, prediction: advance())
-            pictures.append(to_uint8(low_res).cpu())
+            generators = [
+                job.task.generator(job.seed, wanted.prompt, wanted.number, stage.resolution, device) for wanted in batch
+            ]
+            cond = stage.condition(text.to(device), drawn, generators, negative and negative.to(device))
+            drawn = stage.draw(
+                cond,
+                size,
+                generators,
+                task=job.task,
+                early_stop=stop,
+                on_step=lambda i, x, prediction: advance(),
+            )
+            pictures.append(to_uint8(drawn.pictures).cpu())
         return pictures
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """One picture that is to be drawn."""
+
+    prompt: str
+    negative: str
+    number: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all pictures of one sampling share. ``sizes`` begins with the given picture's, where one is enlarged."""
+
+    task: Task
+    seed: int
+    sizes: list[Size]
+    stops: list[float]
+    num_steps: int

@@ -1,6 +1,5 @@
 """What every task may change of a cascade's sampling: where a stage's walk begins, how it goes, and on whose noise."""
 
-from abc import ABC
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -26,7 +25,7 @@ Walk = Callable[
 """A sampler, or a sampler wrapped by a task: from x at the grid's first level to a sample at its last."""
 
 
-class Task(ABC):
+class Task:
     """The same models put to another use. Every hook does by default what drawing from noise needs.
 
     ``prompts`` is what is drawn where the user names no prompt, as ``imagen.prompts.read_prompts`` takes it.
@@ -51,7 +50,7 @@ class Task(ABC):
         raise NotImplementedError
 
     def strength(self, enlarging: bool) -> float:
-        """The time of the stage's schedule at which its walk begins, in (0, 1]; ``enlarging``: a super-resolution one."""
+        """The time in (0, 1] of its schedule at which a stage begins; ``enlarging``: a super-resolution stage."""
         return 1.0
 
     def start(self, noise: Float[Tensor, "b 3 h w"], logsnr: float) -> Float[Tensor, "b 3 h w"]:

@@ -12,7 +12,7 @@ from imagen.task.picture import Source, open_user_picture, picture_at
 
 
 class ImageToImage(Task):
-    """Sampling from the user's picture noised to ``strength``, a time of the stage's schedule: SDEdit, arXiv 2108.01073.
+    """Sampling from the picture noised to ``strength``, a time of the stage's schedule: SDEdit, arXiv 2108.01073.
 
     Near 0 the picture stays, at 1 nothing of it does. ``sr_strength`` is that of super-resolution stages: the same, as
     in DeepFloyd IF, keeps the picture's own detail; 1 draws the detail anew. Without a prompt and with several samples

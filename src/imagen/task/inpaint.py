@@ -1,6 +1,5 @@
 """Painting part of a picture anew: the rest of it is put back, as noisy as the sample, at every step."""
 
-import itertools
 from typing import ClassVar
 
 import torch
@@ -9,8 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.randomness import normal_from
-from imagen.sampler import OnStep, Sampler
+from imagen.sampler import OnStep, Sampler, noise_like
 from imagen.schedule import diffuse, renoise
 from imagen.task.base import Task, Walk
 from imagen.task.picture import Source, mask_at, open_user_picture, picture_at
@@ -60,9 +58,9 @@ class Inpaint(Task):
                 for left in reversed(range(self.resample)):
                     for i in stretch:
                         x = sampler(denoise, x, logsnr_grid[i : i + 2], cond, generators, on_step)
-                        x = torch.where(paint, x, diffuse(known, _noise(x, generators), rows[i + 1]))
+                        x = torch.where(paint, x, diffuse(known, noise_like(x, generators), rows[i + 1]))
                     if left:
-                        x = renoise(x, _noise(x, generators), rows[stretch.stop], rows[first])
+                        x = renoise(x, noise_like(x, generators), rows[stretch.stop], rows[first])
             return x
 
         return walked
@@ -73,15 +71,11 @@ class Inpaint(Task):
         return known, mask_at(self.mask, height, width).to(x.device)
 
 
-def _noise(x: Float[Tensor, "b 3 h w"], generators: list[torch.Generator]) -> Float[Tensor, "b 3 h w"]:
-    return normal_from(generators, tuple(x.shape[1:]), x.dtype).to(x.device)
-
-
 def _check(image: Image.Image, mask: Image.Image) -> None:
     """Refuse a mask that is not the picture's, up to the rounding of its size, or that leaves nothing to paint."""
     if abs(mask.width * image.height - mask.height * image.width) > max(*image.size, *mask.size):
         raise UserError(
-            f"mask is {mask.width}x{mask.height} pixels, which is not the shape of image, {image.width}x{image.height}: "
+            f"mask of {mask.width}x{mask.height} pixels is not of the shape of image, {image.width}x{image.height}: "
             "give a mask of the picture's size or a multiple of it"
         )
     if mask.convert("L").getextrema()[1] < 128:  # type: ignore[operator]

@@ -29,5 +29,5 @@ class Travel(Task):
     def generator(
         self, seed: int, prompt: str, sample: int, resolution: int, device: torch.device | str
     ) -> torch.Generator:
-        ends = (generator_of(end, prompt, 0, resolution, device=device) for end in (seed, self.to_seed))
-        return BetweenGenerators(*ends, sample / (self.frames - 1))
+        start, end = (generator_of(own, prompt, 0, resolution, device=device) for own in (seed, self.to_seed))
+        return BetweenGenerators(start, end, sample / (self.frames - 1))
