@@ -90,3 +90,9 @@ def test_another_encoder_than_the_runs_is_refused(stages):
 def test_an_augmentation_level_outside_0_to_1_is_refused(level):
     with pytest.raises(UserError, match=f"augmentation_level={level}"):
         build.build_module(compose("train", ["experiment=toy_sr32", f"augmentation_level={level}"]))
+
+
+def test_a_crop_that_does_not_fit_network_and_enlargement_is_refused():
+    assert build.build_module(compose("train", ["experiment=toy_sr32", "data.crop=16"]))
+    with pytest.raises(UserError, match=r"data.crop=14 must be a multiple of 4 .*stride \(4\).*enlargement \(2\)"):
+        build.build_module(compose("train", ["experiment=toy_sr32", "data.crop=14"]))

@@ -40,6 +40,23 @@ def test_summary_of_a_network_built_for_real():
     assert summary["shapes"]["output"] == [1, 3, 16, 16]
 
 
+def test_adafactors_state_is_counted_where_it_cannot_step():
+    cfg = compose("train", ["experiment=toy", "optimizer=adafactor"])
+    network = build.build_network(cfg)
+    optimizer = build.instantiate(cfg.optimizer)(network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state = [value for of_one in optimizer.state.values() for value in of_one.values()]
+    assert summarize(cfg)["optimizer_bytes"] == sum(4 * value.numel() for value in state)
+
+
+def test_a_crop_makes_training_cheaper_not_the_forward():
+    whole, cropped = (summarize(compose("train", ["experiment=toy_sr32", crop])) for crop in ("seed=0", "data.crop=16"))
+    assert cropped["forward_flops"] == whole["forward_flops"]
+    assert 3 * cropped["activation_bytes"] < whole["activation_bytes"]
+
+
 def test_the_command_prints_json():
     command = [sys.executable, "-m", "imagen.summary", "experiment=toy_sr32", "--json"]
     out = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout

@@ -1,6 +1,7 @@
 """Configs become objects here and nowhere else: the only file that calls Hydra's ``instantiate``."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import FunctionType
@@ -139,6 +140,7 @@ def build_module(cfg: DictConfig) -> DiffusionModule:
     """The training module: network, loss, average and optimizer of one stage."""
     _check(cfg)
     network = build_network(cfg)
+    _check_crop(cfg, network)
     denoiser = Denoiser(network, instantiate(cfg.parameterization))
     ema = instantiate(cfg.ema, network)
     stage = build_stage(cfg, Denoiser(ema.network, denoiser.parameterization), cfg.name)
@@ -217,6 +219,16 @@ def _check_sampler(cfg: DictConfig) -> None:
     """Raises: UserError if the sampler needs what the parameterization does not give."""
     sampler: Sampler = instantiate(cfg.sampler)
     sampler.check(instantiate(cfg.parameterization))
+
+
+def _check_crop(cfg: DictConfig, network: nn.Module) -> None:
+    scale = 1 if cfg.low_resolution is None else cfg.resolution // cfg.low_resolution
+    step = math.lcm(scale, cast(int, network.stride))
+    if cfg.data.crop is not None and cfg.data.crop % step:
+        raise UserError(
+            f"data.crop={cfg.data.crop} must be a multiple of {step} pixels, which fits both the network's stride "
+            f"({network.stride}) and the enlargement ({scale})"
+        )
 
 
 def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> Stage:

@@ -3,6 +3,7 @@
 Everything runs on the meta device: shapes and counts are exact, nothing is computed and next to no memory is used.
 """
 
+import contextlib
 import json
 import sys
 from typing import Any
@@ -21,34 +22,35 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
     """Counts for one picture with a prompt of the encoder's full length.
 
     - ``forward_flops``: convolutions, matrix products and attention, a multiply-add as two.
-    - ``activation_bytes``: what one training picture keeps for the backward pass, two bytes a number under bfloat16.
+    - ``activation_bytes``: what one training picture (or crop of one) keeps for the backward pass, two bytes a number
+      under bfloat16.
     - ``ema_bytes``, ``optimizer_bytes``: states beside the parameters.
     - ``shapes``: the outputs of the network's parts.
     """
     with torch.device("meta"):
         network = build.instantiate(cfg.network, build.instantiate(cfg.null_text))
-        inputs = example(cfg)
+        inputs, trained = example(cfg, cfg.resolution), example(cfg, cfg.data.crop or cfg.resolution)
     ema = build.instantiate(cfg.ema, network)
     own = {id(parameter) for parameter in network.parameters()}
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "forward_flops": _forward_flops(network, inputs),
-        "activation_bytes": _activation_bytes(cfg, network, inputs),
+        "activation_bytes": _activation_bytes(cfg, network, trained),
         "ema_bytes": sum(_bytes(p) for p in ema.parameters() if id(p) not in own),
         "optimizer_bytes": _optimizer_bytes(cfg, network),
         "shapes": _shapes(network, inputs),
     }
 
 
-def example(cfg: DictConfig) -> tuple[Tensor, Tensor, Conditioning]:
-    """A network's inputs for one picture, on the default device: x_t, logsnr, conditioning."""
+def example(cfg: DictConfig, side: int) -> tuple[Tensor, Tensor, Conditioning]:
+    """A network's inputs for one picture of ``side`` pixels, on the default device: x_t, logsnr, conditioning."""
     length, width = cfg.text_encoder.max_length, cfg.text_encoder.width
     text = TextEmbedding(torch.zeros(1, length, width), torch.ones(1, length, dtype=torch.bool))
     cond = Conditioning(text)
     if cfg.low_resolution is not None:
-        low = cfg.low_resolution
+        low = side * cfg.low_resolution // cfg.resolution
         cond = Conditioning(text, torch.zeros(1, 3, low, low), torch.zeros(1))
-    return torch.zeros(1, 3, cfg.resolution, cfg.resolution), torch.zeros(1), cond
+    return torch.zeros(1, 3, side, side), torch.zeros(1), cond
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -56,7 +58,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _forward_flops(network: nn.Module, inputs: tuple[Any, ...]) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         network(*inputs)
     return counter.get_total_flops()
 
@@ -83,7 +85,8 @@ def _optimizer_bytes(cfg: DictConfig, network: nn.Module) -> int:
     optimizer = build.instantiate(cfg.optimizer)(network.parameters())
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    with contextlib.suppress(RuntimeError):  # its state made, Adafactor asks for a norm, which the meta device lacks
+        optimizer.step()
     network.zero_grad()
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     return sum(_bytes(state) for state in states)

@@ -128,9 +128,7 @@ class StreamModule(lightning.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         if crop is not None and not 0 < crop <= resolution:
-            raise UserError(
-                f"data.crop={crop} must be between 1 and the {resolution} pixels of data.resolution, or null"
-            )
+            raise UserError(f"data.crop={crop} must be 1 to data.resolution={resolution} pixels, or null")
         methods = multiprocessing.get_all_start_methods()
         if multiprocessing_context not in (None, *methods):
             raise UserError(f"data.multiprocessing_context={multiprocessing_context} must be null or one of {methods}")
