@@ -50,7 +50,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def snapshot_name(step: int, sigma_rel: float) -> str:
-    """The file name of the average of length ``sigma_rel`` after ``step`` optimizer steps; sorts by step, then length."""
+    """The file name of the average of length ``sigma_rel`` after ``step`` optimizer steps; names sort as steps do."""
     return f"step_{step:09d}_{sigma_rel:g}.safetensors"
 
 

@@ -47,7 +47,7 @@ def snapshots_of(run: str | Path) -> list[Snapshot]:
 def coefficients(
     stored_gamma: Float64[Tensor, " s"], stored_step: Float64[Tensor, " s"], sigma_rel: float, step: int
 ) -> tuple[Float64[Tensor, " s"], float]:
-    """The weights of stored averages whose sum is nearest to the wanted one, and how much of its profile they miss.
+    """The weights of stored averages whose sum is nearest to the wanted one, and how far their profile is off.
 
     Least squares between profiles, in closed form (EDM2, appendix C), then scaled so that the weights sum to one, as
     those of an average must. The misfit is relative to the wanted profile's L2 norm.
@@ -104,7 +104,7 @@ def _checked_coefficients(snapshots: list[Snapshot], sigma_rel: float, step: int
         nearest = min(reached, key=lambda length: abs(length - sigma_rel))
         raise UserError(
             f"sigma_rel={sigma_rel} is out of reach of the {len(snapshots)} snapshots up to step {step}: their best "
-            f"fit misses {misfit:.0%} of its profile; the nearest within reach is sigma_rel={nearest}"
+            f"fit is off by {misfit:.0%} of its profile; the nearest within reach is sigma_rel={nearest}"
         )
     return weights.tolist()
 
