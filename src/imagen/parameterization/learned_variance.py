@@ -116,15 +116,16 @@ def log_probability(
 
     The discretized decoder of DDPM (arXiv 2006.11239, equation 13), exact in its far tails too.
     """
-    # as good as infinite: beyond reach of any mean, without the undefined gradients of infinity
-    below = torch.where(x0 <= -1 + HALF_LEVEL, -1e4, x0 - HALF_LEVEL)
-    above = torch.where(x0 >= 1 - HALF_LEVEL, 1e4, x0 + HALF_LEVEL)
-    low, high = (below - mean) / std, (above - mean) / std
+    # float64, since in float32 the slope of log_ndtr is lost in its tails
+    value, mean, std = x0.double(), mean.double(), std.double()
+    # 100 is as good as infinity here, and has a slope
+    low = (torch.where(value <= -1 + HALF_LEVEL, -100.0, value - HALF_LEVEL) - mean) / std
+    high = (torch.where(value >= 1 - HALF_LEVEL, 100.0, value + HALF_LEVEL) - mean) / std
     # an interval on the right of the mean has the mass of its mirror image, whose logs do not cancel
     mirrored = low + high > 0
     low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
     low, high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
-    return high + torch.log(-torch.expm1(low - high))
+    return (high + torch.log(-torch.expm1(low - high))).to(x0.dtype)
 
 
 def _split(output: Float[Tensor, "b outputs h w"]) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"]]:
