@@ -14,6 +14,7 @@ from imagen.cascade import Stage
 from imagen.denoiser import Denoiser
 from imagen.ema import EMA
 from imagen.loss import DiffusionLoss
+from imagen.null_text import check_null_text
 from imagen.randomness import TrainingAddress
 from imagen.types import Batch
 
@@ -74,6 +75,9 @@ class DiffusionModule(lightning.LightningModule):
         first = (batch_idx % accumulate * self.trainer.world_size + self.global_rank) * count
         global_count = count * self.trainer.world_size * accumulate
         return TrainingAddress(self.seed, self.trainer.global_step, first, count, global_count, self.device)
+
+    def on_fit_start(self) -> None:
+        check_null_text(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(self.denoiser, batch, self.address(len(batch), batch_idx), training=True)

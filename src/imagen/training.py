@@ -14,6 +14,7 @@ from imagen.callback import Checkpoint
 from imagen.errors import UserError
 from imagen.lightning_module import DiffusionModule
 from imagen.metrics_log import MetricsLog
+from imagen.null_text import fill_null_text
 from imagen.runs import RunFolder, Weights, checkpoint_name, read_checkpoint
 
 EXPECTED_WARNINGS = (
@@ -36,6 +37,8 @@ def train(cfg: DictConfig) -> RunFolder:
     past = _resume_from(cfg, folder)
     data, module = build.build_data(cfg), build.build_module(cfg)
     data.setup("fit")  # what is wrong with the data shows before the run folder is made
+    if past.checkpoint is None:  # a checkpoint holds what was filled
+        fill_null_text(module, build.build_encoder(cfg).encode)
     folder.start(config)
     _forget_after(folder, past)
     module.clock.start(past.seconds)
