@@ -42,19 +42,24 @@ class DynamicThreshold(Threshold):
     """Clips each example's x0 to [-s, s] and divides by s, where s = max(1, the percentile of its own |x0|).
 
     ``percentile`` in (0, 1] is taken over all pixels and channels: 0.995 in Imagen (section 2.3 and figure A.10), where
-    strong guidance would otherwise saturate colours. A picture already in [-1, 1] is left as it is, bit for bit.
+    strong guidance would otherwise saturate colours. s is at most ``cap``, so that a wild prediction does not grey the
+    picture (DeepFloyd IF's form; 1 is the static threshold, None no cap). A picture in [-1, 1] is left bit for bit.
     """
 
-    def __init__(self, *, percentile: float) -> None:
+    def __init__(self, *, percentile: float, cap: float | None) -> None:
         if not 0 < percentile <= 1:
             raise UserError(f"percentile={percentile} must be above 0 and at most 1, e.g. 0.995.")
+        if cap is not None and cap < 1:
+            raise UserError(f"cap={cap} must be at least 1, the range of pictures, or null for none.")
         self.percentile = percentile
+        self.cap = cap
 
     def __call__(self, denoise: Denoise) -> Denoise:
         return _on_x0(denoise, self._clip)
 
     def _clip(self, x0: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        s = quantile(x0.abs().flatten(1).float(), self.percentile).to(x0.dtype).clamp(min=1)[:, None, None, None]
+        s = quantile(x0.abs().flatten(1).float(), self.percentile).to(x0.dtype)
+        s = s.clamp(1, self.cap)[:, None, None, None]
         return x0.clamp(-s, s) / s
 
 

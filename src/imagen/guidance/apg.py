@@ -1,0 +1,52 @@
+"""Guidance without the part that saturates colours."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imagen.errors import UserError
+from imagen.guidance.base import Guidance, denoise_both
+from imagen.types import Conditioning, Denoise, Prediction
+
+PIXELS = (1, 2, 3)
+
+
+class AdaptiveProjectedGuidance(Guidance):
+    """APG (arXiv 2410.02416, section 4): conditional x0 plus ``weight - 1`` times a tamed difference.
+
+    The difference between both halves' x0 gathers ``momentum`` times its running sum from call to call (in (-1, 1);
+    negative: reverse momentum), is shortened to an L2 norm over all pixels and channels of at most ``norm_threshold``
+    (inf: never), and its part parallel to the conditional x0 is multiplied by ``eta``. With eta 1, no threshold and
+    momentum 0 it is classifier-free guidance.
+    """
+
+    def __init__(self, *, weight: float, eta: float, norm_threshold: float, momentum: float) -> None:
+        if not norm_threshold > 0:
+            raise UserError(f"norm_threshold={norm_threshold} must be above 0; inf never shortens")
+        if not -1 < momentum < 1:
+            raise UserError(f"momentum={momentum} must be between -1 and 1, neither included; 0 is none")
+        self.weight = weight
+        self.eta = eta
+        self.norm_threshold = norm_threshold
+        self.momentum = momentum
+
+    def __call__(self, denoise: Denoise) -> Denoise:
+        if self.weight == 1:
+            return denoise
+        gathered: Tensor | float = 0.0
+
+        def guided(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
+            nonlocal gathered
+            conditional, null = denoise_both(denoise, x_t, logsnr, cond)
+            gathered = conditional.x0 - null.x0 + self.momentum * gathered
+            x0 = conditional.x0 + (self.weight - 1) * self._tamed(gathered, conditional.x0)
+            return Prediction(x0, gamma=conditional.gamma)
+
+        return guided
+
+    def _tamed(self, difference: Float[Tensor, "b 3 h w"], x0: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        norm = torch.linalg.vector_norm(difference, dim=PIXELS, keepdim=True)
+        difference = difference * (self.norm_threshold / norm).clamp(max=1)
+        square = x0.square().sum(PIXELS, keepdim=True).clamp(min=torch.finfo(x0.dtype).tiny)
+        parallel = (difference * x0).sum(PIXELS, keepdim=True) / square * x0
+        return difference + (self.eta - 1) * parallel

@@ -1,0 +1,49 @@
+"""What every guidance is, none of it, and the one forward pass that serves both its halves."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from imagen.types import Conditioning, Denoise, Prediction
+
+LoadDenoiser = Callable[[str], nn.Module]
+"""The averaged denoiser, in evaluation mode, of a run folder or an exported ``.safetensors``; it is a ``Denoise``."""
+
+
+class Guidance(ABC):
+    """A wrapper of denoisers. It is put around one for one sampling, and may keep count of its steps."""
+
+    def load(self, load_denoiser: LoadDenoiser) -> None:
+        """Load what it needs beside the stage's own denoiser, if anything, when the stage is built."""
+
+    def to(self, device: torch.device | str) -> None:
+        """Move what was loaded."""
+
+    @abstractmethod
+    def __call__(self, denoise: Denoise) -> Denoise:
+        """The guided denoiser."""
+
+
+class NoGuidance(Guidance):
+    """The denoiser itself."""
+
+    def __call__(self, denoise: Denoise) -> Denoise:
+        return denoise
+
+
+def denoise_both(
+    denoise: Denoise, x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning
+) -> tuple[Prediction, Prediction]:
+    """The conditional and the null prediction of the same ``x_t``, from one forward pass of batch 2b."""
+    both = denoise(torch.cat([x_t, x_t]), torch.cat([logsnr, logsnr]), cond.concatenated(cond.null_text()))
+    return _rows(both, slice(None, len(x_t))), _rows(both, slice(len(x_t), None))
+
+
+def _rows(prediction: Prediction, rows: slice) -> Prediction:
+    def cut(values: Float[Tensor, "b 3 h w"] | None) -> Float[Tensor, "half 3 h w"] | None:
+        return None if values is None else values[rows]
+
+    return Prediction(prediction.x0[rows], cut(prediction.renoise_x0), cut(prediction.gamma))
