@@ -1,4 +1,7 @@
-"""Draw pictures: python sample.py 'stages=[RUN16,RUN64,RUN256]' 'prompts=["a red apple"]' [any.key=value ...]."""
+"""Draw pictures: python sample.py 'stages=[RUN16,RUN64,RUN256]' 'prompts=["a red apple"]' [any.key=value ...].
+
+Or something of a picture: task=inpaint image=photo.png mask=mask.png. The other tasks are in conf/task/.
+"""
 
 from omegaconf import DictConfig
 

@@ -17,7 +17,7 @@ def stage_sizes(size: int | Sequence[int] | None, resolutions: Sequence[int], st
     """
     if size is None:
         return [(resolution, resolution) for resolution in resolutions]
-    sides = [size, size] if isinstance(size, int) else list(size)
+    sides = list(size) if isinstance(size, Sequence) else [size, size]
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise UserError(f"size={size} must be [height,width] in pixels, or one number for both")
     last = resolutions[-1]

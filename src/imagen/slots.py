@@ -1,17 +1,31 @@
 """Sampling starts from what the stages' own runs say: those settings become config options before Hydra composes."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
+from imagen.errors import UserError
+
 SLOTS = ("base", "sr1", "sr2")
 """The names of a cascade's stages in sample.yaml and evaluate.yaml, in order."""
 
 SLOT_CHOICES = ("sampler", "spacing", "guidance", "threshold")
 """The choices that a slot can make anew; all else is the run's own."""
+
+
+def slot_names(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The slots of stages with these configs, in order: one that begins with super-resolution leaves ``base`` out.
+
+    Raises: UserError if there are more stages than slots.
+    """
+    names = SLOTS if not configs or configs[0].get("low_resolution") is None else SLOTS[1:]
+    if len(configs) > len(names):
+        raise UserError(f"stages has {len(configs)} entries; there is room for {len(names)}: {', '.join(names)}")
+    return names[: len(configs)]
 
 
 def register(arguments: Sequence[str]) -> None:
@@ -27,9 +41,9 @@ def register(arguments: Sequence[str]) -> None:
     store = ConfigStore.instance()
     encoder = configs[0]["text_encoder"] if configs else {}
     store.store(group="text_encoder", name="trained", node=encoder)
-    for slot, config in zip(SLOTS, [*configs, *({} for _ in SLOTS)], strict=False):
-        for choice in SLOT_CHOICES:
-            store.store(group=choice, name=f"trained_{slot}", node=config.get(choice, {}))
+    config_of = dict(zip(slot_names(configs), configs, strict=True))
+    for slot, choice in itertools.product(SLOTS, SLOT_CHOICES):
+        store.store(group=choice, name=f"trained_{slot}", node=config_of.get(slot, {}).get(choice, {}))
 
 
 def _stages(arguments: Sequence[str]) -> list[Any]:
