@@ -25,7 +25,7 @@ from imagen.parameterization import Parameterization
 from imagen.runs import RunFolder, Weights, plain, read_weights
 from imagen.sampler import Sampler
 from imagen.schedule import NoiseSchedule
-from imagen.slots import SLOTS
+from imagen.slots import slot_names
 from imagen.text_encoder import TextEncoder
 
 CHOICES = (
@@ -41,6 +41,7 @@ CHOICES = (
     "sampler",
     "schedule",
     "spacing",
+    "task",
     "text_encoder",
     "threshold",
     "weighting",
@@ -282,7 +283,7 @@ def load_cascade(
     text_encoder: DictConfig | None = None,
     device: str | torch.device = "auto",
 ) -> Cascade:
-    """A cascade from run folders or exported ``.safetensors``, base first.
+    """A cascade from run folders or exported ``.safetensors``, base first; without a base it enlarges pictures alone.
 
     ``slots`` (base, sr1, sr2) replaces parts of the stages' own sampling settings. ``text_encoder`` replaces the way
     the encoder is found (a local folder, say), not what it is: its fingerprint must equal the runs'.
@@ -292,10 +293,8 @@ def load_cascade(
     if isinstance(stages, str | Path) or not stages:
         raise UserError(f"stages={stages} is not a list of run folders or .safetensors files, base first")
     stages = [str(source) for source in stages]
-    if len(stages) > len(SLOTS):
-        raise UserError(f"stages has {len(stages)} entries; a cascade has at most {len(SLOTS)}")
     read = [read_weights(source) for source in stages]
-    names = SLOTS[: len(read)]
+    names = slot_names([weights.config for weights in read])
     for weights, name in zip(read, names, strict=True):  # all of them before the first network is built
         _check_sampler(_slotted(weights, (slots or {}).get(name)))
     built = [load_stage(w, n, (slots or {}).get(n)) for w, n in zip(read, names, strict=True)]
