@@ -11,6 +11,7 @@ import hydra.utils
 import lightning
 import torch
 from hydra.errors import InstantiationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -67,25 +68,30 @@ def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
     Raises: UserError if its ``_target_`` is not one this project builds from, or if its keys do not fit.
     """
     target = str(node.get("_target_"))
-    _check_target(target, node)
+    find_target(node)
     try:
         return hydra.utils.instantiate(node, *runtime, **named, _convert_="all", _recursive_=False)
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, ValueError | TypeError):
-            keys = ", ".join(str(key) for key in node if key != "_target_")
-            raise UserError(f"{target} cannot be built with {keys or 'nothing'}: {cause}") from error
+        if isinstance(cause, UserError):
+            raise cause from error
+        if isinstance(cause, ValueError | TypeError | MisconfigurationException):
+            raise UserError(f"{target} cannot be built: {' '.join(str(cause).split())}") from error
         raise
 
 
-def _check_target(target: str, node: DictConfig) -> None:
-    """Raises: UserError unless ``target`` is defined where options are, and ``node`` hands it keywords alone."""
+def find_target(node: DictConfig) -> Any:
+    """The class or function that ``node`` names.
+
+    Raises: UserError unless it is defined where options are, and ``node`` hands it keywords alone.
+    """
+    target = str(node.get("_target_"))
     if not target.startswith(ALLOWED_TARGETS):
         raise UserError(f"_target_={target} is not allowed in a config; it must begin with one of {ALLOWED_TARGETS}")
     try:
         found = hydra.utils.get_object(target)
     except (ImportError, AttributeError, ValueError, InstantiationException) as error:
-        raise UserError(f"_target_={target} does not exist ({error})") from error
+        raise UserError(f"_target_={target} does not exist: it is misspelt, damaged or of another version") from error
     home = getattr(found, "__module__", None) or ""
     if not (callable(found) and any(home == allowed or home.startswith(f"{allowed}.") for allowed in HOMES)):
         raise UserError(f"_target_={target} is not allowed in a config; it is defined in {home or 'no module'}")
@@ -94,6 +100,7 @@ def _check_target(target: str, node: DictConfig) -> None:
     special = {str(key) for key in node if str(key).startswith("_")} - {"_target_", "_partial_"}
     if special:
         raise UserError(f"{', '.join(sorted(special))} beside _target_={target} is not allowed in a config")
+    return found
 
 
 def build_encoder(cfg: DictConfig) -> TextEncoder:
