@@ -26,6 +26,7 @@ from imagen.parameterization import Parameterization
 from imagen.runs import RunFolder, Weights, plain, read_weights
 from imagen.sampler import Sampler
 from imagen.schedule import NoiseSchedule
+from imagen.skip_init import SkipInit
 from imagen.slots import slot_names
 from imagen.text_encoder import TextEncoder
 
@@ -272,7 +273,8 @@ def load_denoiser(source: str, guided: DictConfig) -> Denoiser:
 
 
 def _rebuilt(cfg: DictConfig, weights: Weights, name: str) -> Denoiser:
-    network = build_network(cfg)
+    with SkipInit():
+        network = build_network(cfg)
     try:
         network.load_state_dict(weights.state, assign=True)
     except RuntimeError as error:
