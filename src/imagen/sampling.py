@@ -25,7 +25,7 @@ def sample(cfg: DictConfig) -> Path:
     """Do ``cfg.task``; write ``grid.png``, a PNG a picture and ``samples.json`` in a folder named by the time."""
     _check_used(cfg)
     task: Task = build.instantiate(cfg.task)
-    prompts = read_prompts(task.prompts if cfg.prompts is None else cfg.prompts)
+    prompts = read_prompts(task.prompts if cfg.prompts == "auto" else cfg.prompts)
     cascade = build.load_cascade(
         cfg.stages,
         slots={name: cfg[name] for name in SLOTS},
