@@ -1,49 +1,99 @@
 """The scripts' front door: compose the config with Hydra, run, and say what went wrong in one sentence."""
 
 import difflib
+import errno
 import functools
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
+from imagen.config_check import check_values
 from imagen.errors import UserError
+from imagen.slots import SLOTS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 """The project's configuration tree; the package is meant to be installed from a clone, with ``pip install -e .``."""
+
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""No space, no right to write: errors of the machine, for which a traceback is no help."""
 
 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """Compose a config as the script of that name would; for notebooks, tests and ``imagen.summary``."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return without_stale_keys(hydra.compose(config_name, overrides=overrides))
+        return checked(hydra.compose(config_name, overrides=overrides), config_name)
 
 
-def without_stale_keys(cfg: DictConfig) -> DictConfig:
+def checked(cfg: DictConfig, config_name: str) -> DictConfig:
+    """``cfg`` without stale keys; UserError where a key is not the script's, or a value not what its key takes."""
+    _check_keys(cfg, config_name)
+    drop_stale_keys(cfg)
+    check_values(cfg, CONF, config_name)
+    return cfg
+
+
+def drop_stale_keys(cfg: DictConfig) -> None:
     """Drop what an experiment set for an option that was then exchanged on the command line.
 
     ``experiment=toy ema=none`` leaves toy's ``ema.decay`` behind, a key of another option of ``ema``. A key of no
-    option at all stays, and fails when the object is built.
+    option at all stays, and fails when the object is built. The slots of sampling are treated alike.
     """
-    for folder in (path for path in CONF.iterdir() if path.is_dir() and path.name in cfg):
-        node = cfg[folder.name]
-        if isinstance(node, DictConfig) and "_target_" in node:
-            options = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in folder.glob("*.yaml")]
-            known = {key for option in options for key in option}
-            own = {key for option in options if option.get("_target_") == node["_target_"] for key in option}
-            with open_dict(cfg):
-                for key in [key for key in node if key in known - own]:
-                    del node[key]
-    return cfg
+    for parent in (cfg, *(cfg[slot] for slot in SLOTS if slot in cfg)):
+        for key, node in parent.items_ex(resolve=False):
+            if isinstance(node, DictConfig) and "_target_" in node:
+                target = str(node["_target_"])  # names its choice, which the key need not: augmentation_schedule
+                _drop_stale(node, target.split(".")[1] if target.startswith("imagen.") else str(key))
+
+
+def _drop_stale(node: DictConfig, choice: str) -> None:
+    options = [_read(path) for path in (CONF / choice).glob("*.yaml")]
+    known = {key for option in options for key in option}
+    own = {key for option in options if option.get("_target_") == node["_target_"] for key in option}
+    with open_dict(node):
+        for key in [key for key in node if key in known - own]:
+            del node[key]
+
+
+def _check_keys(cfg: DictConfig, config_name: str) -> None:
+    """Hydra refuses a mistyped key on the command line; in an experiment it would compose, and do nothing."""
+    known = _declared(CONF / f"{config_name}.yaml")
+    valid = sorted(set(_keys(OmegaConf.to_container(cfg, resolve=False))))
+    for key in map(str, cfg):
+        if key not in known:
+            raise UserError(_unknown(key, [name for name in valid if name.split(".")[0] in known]))
+    for many in [name for name in ("callback", "logger") if name in cfg]:
+        options = {path.stem for path in (CONF / many).glob("*.yaml")}
+        for key in sorted(set(map(str, cfg[many])) - options):
+            raise UserError(_unknown(f"{many}.{key}", [f"{many}.{option}" for option in sorted(options)]))
+
+
+def _declared(path: Path) -> set[str]:
+    """The keys at the top of what a file composes: its own, and those of the options in its defaults."""
+    node = _read(path)
+    keys = set(node) - {"defaults"}
+    for default in node.get("defaults", []):
+        if isinstance(default, dict):
+            package = next(iter(default)).split("@")[-1].removeprefix("/")
+            keys.add(package.split(".")[0])
+        elif default != "_self_":  # a file whose package is _global_
+            keys |= _declared(CONF / f"{default.removeprefix('/')}.yaml")
+    return keys
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def main(
@@ -58,7 +108,7 @@ def main(
         @functools.wraps(task)
         def guarded(cfg: DictConfig) -> None:
             with one_sentence(config_name):  # in here, since Hydra adds lines of its own to what a task raises
-                task(without_stale_keys(cfg))
+                task(checked(cfg, config_name))
 
         def script() -> None:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands the exception over instead of printing it
@@ -80,6 +130,9 @@ class one_sentence:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            print("\nstopped", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
         if isinstance(error, BrokenPipeError):  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at exit complains
             sys.exit(1)
@@ -87,7 +140,10 @@ class one_sentence:
             sys.exit(f"error: {error}")
         if isinstance(error, MissingMandatoryValue):
             sys.exit(f"error: {error.full_key} is missing; give it as {error.full_key}=...")
-        if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            sys.exit(f"error: {error.filename or 'a file'} cannot be used: {error.strerror}")
+        foreseen = isinstance(error, HydraException | InterpolationResolutionError)
+        if foreseen and not isinstance(error, InstantiationException):
             sys.exit(f"error: {explain(error, self.config_name)}")
 
 
@@ -96,16 +152,29 @@ def explain(error: Exception, config_name: str) -> str:
     first_line = str(error).split("\n")[0].strip()
     if isinstance(error, OverrideParseException):
         return f'{first_line} (quote a list for the shell: \'prompts=["a red apple","a house"]\')'
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group}={option} is not an option of {group}: {_nearest(option, group)}"
     unknown = re.search(r"Could not override '([^']*)'", str(error)) or re.search(r"full_key: (\S+)", str(error))
-    if unknown is None:
+    if unknown is None or isinstance(error, InterpolationResolutionError):
         return " ".join(str(error).split())
-    key = unknown.group(1)
     valid = sorted(set(_keys(OmegaConf.to_container(compose(config_name, []), resolve=False))))
+    return _unknown(unknown.group(1), [*valid, *sorted(_declared(CONF / f"{config_name}.yaml") - set(valid))])
+
+
+def _unknown(key: str, valid: Sequence[str]) -> str:
     last = key.split(".")[-1].split("@")[0]
     close = difflib.get_close_matches(key, valid, n=3, cutoff=0.6)
     close += [name for name in valid if difflib.SequenceMatcher(None, name.split(".")[-1], last).ratio() > 0.8]
     hint = f"the nearest keys are {', '.join(dict.fromkeys(close[:4]))}" if close else "see --help for the keys"
     return f"unknown config key '{key}': {hint}"
+
+
+def _nearest(option: str, group: str) -> str:
+    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    close = difflib.get_close_matches(option, names, n=3)
+    there_are = f"there are {', '.join(names) or 'none'}"
+    return f"the nearest is {close[0]}; {there_are}" if close else there_are
 
 
 def _keys(node: object, prefix: str = "") -> Iterator[str]:

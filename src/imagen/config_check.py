@@ -1,0 +1,199 @@
+"""Every value of a composed config is of the kind that its key takes, or one sentence says what it should be.
+
+An option's keys are its class's arguments, so their annotations say what fits; the keys of the script itself are of
+the kind that they have in its own yaml.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from imagen.errors import UserError
+
+KINDS = {
+    "prompts": str | list,  # of which read_prompts says what is wrong
+    "low_resolution": int | None,
+    "augmentation_level": float | None,
+    "limit": int | None,
+    "images": str | None,
+    "device": str | None,
+}
+"""What keys of the scripts take where the default does not tell."""
+
+RANGES = {
+    **dict.fromkeys(
+        ("max_steps", "batch_size", "base_batch_size", "num_samples", "resolution", "low_resolution"), (1,)
+    ),
+    **dict.fromkeys(("every_n_steps", "refresh_every_n_steps", "validate_every_n_steps"), (1,)),
+    "accumulate_grad_batches": (1,),
+    "seed": (0,),
+    "num_workers": (0,),
+    "caption_dropout": (0, 1),
+    "augmentation_level": (0, 1),
+}
+"""The least, and the most where there is one, that a number of this name may be, wherever in a config it stands."""
+
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
+def check_values(cfg: DictConfig, conf: Path, config_name: str) -> None:
+    """Raises: UserError naming the first value that does not fit its key, and what would."""
+    _check_declared(cfg, _declared(conf, config_name), "")
+    _check_ranges(cfg, "")
+    groups = {path.name for path in conf.iterdir() if path.is_dir()}
+    for key, parent, value in _nodes(cfg, "", groups):
+        name = key.rpartition(".")[2]
+        if not isinstance(value, DictConfig):
+            pick = f"{name}@{key}={value}" if name in groups else f"{parent}=[{name}]"
+            raise UserError(f"{key}={value} picks no option: write {pick}, or set one of its keys, {key}.<key>=...")
+        if "_target_" in value:
+            _check_option(value, key)
+        _check_ranges(value, f"{key}.")
+
+
+def fits(value: object, kind: Any) -> bool:
+    """Whether a value of a config is what an annotation says; a list serves for any sequence, a whole number as float.
+
+    Annotations that no config can be held against fit everything.
+    """
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if kind is None or kind is type(None):
+        return value is None
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    container = origin or kind
+    if kind is Any or not isinstance(container, type):
+        return True
+    if issubclass(container, Mapping):
+        return isinstance(value, dict)
+    if issubclass(container, Sequence) and container is not str:
+        return isinstance(value, list) and _entries_fit(value, container, parts)
+    return isinstance(value, str if issubclass(container, Path) else container)
+
+
+def _entries_fit(value: list[Any], container: type, parts: tuple[Any, ...]) -> bool:
+    if container is tuple and parts and ... not in parts:
+        return len(value) == len(parts) and all(map(fits, value, parts))
+    return not parts or all(fits(entry, parts[0]) for entry in value)
+
+
+def described(kind: Any) -> str:
+    """An annotation in words, as far as a config can hold what it names: ``int | None`` is "a whole number or null"."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(words for part in parts if (words := described(part))))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    container = origin or kind
+    if isinstance(container, type) and container is not str and issubclass(container, Sequence):
+        length = f" of {len(parts)}" if container is tuple and parts and ... not in parts else ""
+        return f"a list{length}, each entry {words}" if parts and (words := described(parts[0])) else f"a list{length}"
+    if isinstance(container, type) and issubclass(container, Mapping):
+        return "a group of keys"
+    return NAMES.get(kind, "")
+
+
+def _require(fit: bool, key: str, value: object, kind: str) -> None:
+    if fit:
+        return
+    hint = ""
+    if kind.startswith(NAMES[int]) and isinstance(value, float) and value.is_integer():
+        hint = f": write {key}={int(value)}"
+    if kind.startswith(NAMES[str]) and isinstance(value, int | float):
+        hint = f": put quotes round it, '{key}=\"{value}\"'"
+    shown = "null" if value is None else value
+    raise UserError(f"{key}={shown} must be {kind or 'something else'}{hint}")
+
+
+def _declared(conf: Path, config_name: str) -> dict[str, Any]:
+    """The keys that the script's own yaml gives a default, those of the slots where it has them, and its groups."""
+    own = yaml.safe_load((conf / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    defaults = own.pop("defaults", [])
+    if "/slots" in defaults:
+        slots = yaml.safe_load((conf / "slots.yaml").read_text(encoding="utf-8"))
+        own |= {key: value for key, value in slots.items() if key != "defaults"}
+    for entry in defaults:
+        for group, option in entry.items() if isinstance(entry, dict) else ():
+            if isinstance(option, str):  # exactly one, which must be picked
+                own[group.rpartition("@")[2].lstrip("/")] = {}
+    return own
+
+
+def _check_declared(cfg: DictConfig, declared: dict[str, Any], prefix: str) -> None:
+    for name, default in declared.items():
+        key = f"{prefix}{name}"
+        if name not in cfg:
+            raise UserError(f"{key} is missing: give it, {key}=...")
+        if OmegaConf.is_missing(cfg, name):
+            continue
+        value = cfg[name]
+        if isinstance(default, dict):
+            _require(isinstance(value, DictConfig), key, value, described(dict))
+            _check_declared(value, default, f"{key}.")
+        else:
+            kind = KINDS[name] if name in KINDS else _kind_of(default)
+            _require(fits(_plain(value), kind), key, value, described(kind))
+
+
+def _kind_of(default: object) -> Any:
+    if default is None or (isinstance(default, str) and ("${" in default or default == "???")):
+        return Any
+    return list[type(default[0])] if isinstance(default, list) and default else type(default)
+
+
+def _nodes(cfg: DictConfig, prefix: str, groups: set[str]) -> Iterator[tuple[str, str, Any]]:
+    """(full key, parent's name, value) of all that should be an option's settings."""
+    for name in map(str, cfg):
+        key, value = f"{prefix}{name}", None if OmegaConf.is_missing(cfg, name) else cfg[name]
+        is_node = isinstance(value, DictConfig)
+        if is_node and "_target_" in value:
+            yield key, prefix.rstrip("."), value
+        elif is_node and name in groups:  # a choice of many, one key each; an empty one has none
+            for member in map(str, value):
+                yield f"{key}.{member}", name, value[member]
+        elif is_node and not prefix:
+            yield from _nodes(value, f"{name}.", groups)
+        elif name in groups and value is not None:
+            yield key, prefix.rstrip("."), value
+
+
+def _check_option(node: DictConfig, key: str) -> None:
+    from imagen.build import find_target  # here, so that a script that builds nothing need not load torch
+
+    kinds = _annotations(find_target(node))
+    for name in map(str, node):
+        kind = kinds.get(name, Any)
+        if kind is not inspect.Parameter.empty and not OmegaConf.is_missing(node, name):
+            value = _plain(node[name])
+            _require(fits(value, kind), f"{key}.{name}", value, described(kind))
+
+
+def _annotations(target: Any) -> dict[str, Any]:
+    function = target.__init__ if isinstance(target, type) else target
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError):  # names that only a type checker imports
+        return dict.fromkeys(inspect.signature(target).parameters, Any)
+
+
+def _check_ranges(cfg: DictConfig, prefix: str) -> None:
+    for name, (least, *most) in RANGES.items():
+        if name not in cfg or OmegaConf.is_missing(cfg, name) or not isinstance(value := cfg[name], int | float):
+            continue
+        if not value >= least or (most and value > most[0]):
+            limits = f"between {least} and {most[0]}" if most else f"at least {least}"
+            raise UserError(f"{prefix}{name}={value} must be {limits}")
+
+
+def _plain(value: object) -> object:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
