@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from imagen.cli import compose, explain
+from imagen.cli import CONF, compose, explain
+from imagen.errors import UserError
+from imagen.slots import register
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,3 +75,48 @@ def test_a_reader_that_has_enough_ends_a_script_quietly():
     assert process.stderr.read() == b""
     assert process.wait() == 1
     process.stderr.close()
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """Writes an experiment of the user's, and composes it."""
+
+    def composed(text: str, *overrides: str):
+        for path in CONF.iterdir():
+            (tmp_path / path.name).symlink_to(path) if path.name != "experiment" else None
+        (tmp_path / "experiment").mkdir()
+        header = "# @package _global_\ndefaults:\n  - override /data: synthetic\n  - override /network: unet_toy\n"
+        (tmp_path / "experiment" / "mine.yaml").write_text(header + text)
+        monkeypatch.setattr("imagen.cli.CONF", tmp_path)
+        return compose("train", ["experiment=mine", *overrides])
+
+    return composed
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ("batchsize: 4", "batchsize", "batch_size"),
+        ("netwrok: {width: 4}", "netwrok", "network"),
+        ("callback: {chekpoint: {keep: 1}}", "callback.chekpoint", "callback.checkpoint"),
+    ],
+)
+def test_an_experiment_with_an_unknown_key_is_refused(experiment, text, key, nearest):
+    with pytest.raises(UserError, match=f"^unknown config key '{key}': the nearest keys are {nearest}"):
+        experiment(text)
+
+
+def test_an_experiment_with_known_keys_composes(experiment):
+    cfg = experiment(
+        "batch_size: 4\ncallback: {checkpoint: {keep: 1}}\nlogger: {wandb: {id: mine}}", "callback=[progress]"
+    )
+    assert cfg.batch_size == 4
+
+
+def test_settings_of_an_option_that_was_exchanged_are_dropped_from_slots_and_both_schedules():
+    register([])
+    cfg = compose("sample", ["sampling=imagen", "guidance@base.guidance=none", "stages=[]"])
+    assert set(cfg.base.guidance) == {"_target_"}
+    assert cfg.sr1.guidance.weight == 8.0
+    cfg = compose("train", ["experiment=toy", "+augmentation_schedule.base_resolution=4"])
+    assert "base_resolution" not in cfg.augmentation_schedule

@@ -93,7 +93,8 @@ def _declared(path: Path) -> set[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time, where yaml was built with it
+    return yaml.load(path.read_text(encoding="utf-8"), loader)
 
 
 def main(
