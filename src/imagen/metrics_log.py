@@ -15,12 +15,14 @@ class MetricsLog(Logger):
     """Appends ``{"step", "images", "name", "value"}`` rows; ``images`` is the number of pictures trained on so far.
 
     A resumed run first drops the rows past its checkpoint, so that the file reads as if nothing had happened.
+    ``log_every_n_steps`` is the trainer's: rows of training at other steps, where a run was stopped, are left out.
     """
 
-    def __init__(self, path: Path, *, global_batch: int, resumed_step: int) -> None:
+    def __init__(self, path: Path, *, global_batch: int, log_every_n_steps: int, resumed_step: int) -> None:
         super().__init__()
         self.path = path
         self.global_batch = global_batch
+        self.log_every_n_steps = log_every_n_steps
         self._keep_until(resumed_step)
 
     @rank_zero_only
@@ -47,10 +49,11 @@ class MetricsLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         step = (step or 0) + 1  # Lightning counts the step in hand; a row tells of the state after it
+        due = self.log_every_n_steps and step % self.log_every_n_steps == 0
         rows = [
             {"step": step, "images": step * self.global_batch, "name": name, "value": float(value)}
             for name, value in metrics.items()
-            if name != "epoch"
+            if name != "epoch" and (due or not name.startswith("train/"))
         ]
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)

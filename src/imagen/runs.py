@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.files import atomic_write, write_json
+from imagen.files import atomic_write, make_folder, write_json
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two trainings of one run are then not told apart
+    fcntl = None
+
+log = logging.getLogger(__name__)
 
 FORMAT = "imagen-lab/1"
 
@@ -106,6 +116,37 @@ class RunFolder:
     def done(self) -> Path:
         return self.path / "done.json"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and keep other processes from training in it; one in which nothing came to be is removed.
+
+        The operating system lets go of it when the process ends, however it ends.
+
+        Raises: UserError if another process trains in it, or it cannot be made.
+        """
+        make_folder(self.path, "output_dir")
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                taken = f"{self.path} is being trained by another process"
+                raise UserError(f"{taken}: wait for it, or choose another seed or output_dir") from None
+            except OSError:  # a file system without locks
+                pass
+            try:
+                yield
+            finally:
+                self._remove_if_empty()
+
+    def _remove_if_empty(self) -> None:
+        if {path.name for path in self.path.iterdir()} <= {".lock", self.config.name}:
+            for path in (self.path / ".lock", self.config):
+                path.unlink(missing_ok=True)
+            self.path.rmdir()
+            with suppress(OSError):  # it may hold other runs
+                self.path.parent.rmdir()
+
     def start(self, config: dict[str, Any]) -> None:
         """Make the folder and write its config."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -137,10 +178,20 @@ class Weights:
             "config": json.dumps(self.config),
             "text_fingerprint": json.dumps(self.text_fingerprint),
             "step": str(self.step),
+            "checksum": checksum(self.state),
             **({} if self.sigma_rel is None else {"sigma_rel": str(self.sigma_rel)}),
         }
         with atomic_write(path) as temporary:
             save_file(self.state, temporary, metadata)
+
+
+def checksum(state: dict[str, Tensor]) -> str:
+    """A hash of every tensor's name, type, shape and bytes: a safetensors file does not notice a flipped bit itself."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_weights(source: str | Path) -> Weights:
@@ -159,6 +210,15 @@ def read_weights(source: str | Path) -> Weights:
                 "or give the folder of a run (outputs/<experiment>/<hash>-s<seed>)"
             )
         path = found[-1]
+        if path.suffix == ".ckpt":
+            weights = _read_averaged(path)
+            log.warning(
+                "stage '%s' is unfinished: taken as it is at step %s of %s",
+                source,
+                weights.step,
+                weights.config.get("max_steps"),
+            )
+            return weights
     if not path.is_file():
         raise UserError(f"stage '{source}' does not exist; give a run folder or an exported .safetensors file")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_averaged(path)
@@ -175,8 +235,12 @@ def read_config(source: str | Path) -> dict[str, Any]:
 def _read_safetensors(path: Path) -> Weights:
     weights = read_header(path)
     with safe_open(path, framework="pt") as file:
-        # a snapshot may have been saved in bfloat16; networks compute in float32
-        weights.state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        written = (file.metadata() or {}).get("checksum")
+    if written is not None and written != checksum(state):
+        raise UserError(f"stage '{path}' is damaged (its weights are not those written); export or train it again")
+    # a snapshot may have been saved in bfloat16; networks compute in float32
+    weights.state = {name: value.float() for name, value in state.items()}
     return weights
 
 
@@ -197,15 +261,15 @@ def read_header(path: Path) -> Weights:
         raise UserError(f"stage '{path}' is damaged (metadata: {error!r}); export or train it again") from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint as written by Lightning, read without running any code from it."""
+def read_checkpoint(path: Path, remedy: str = "give another") -> dict[str, Any]:
+    """A training checkpoint as written by Lightning, read without running any code from it.
+
+    Raises: UserError with ``remedy`` if it is damaged or no checkpoint.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch says of a cut or foreign file, the user's remedy is one
-        raise UserError(
-            f"checkpoint '{path}' is damaged ({type(error).__name__}); delete it, and the same command goes on "
-            "from the one before it"
-        ) from error
+        raise UserError(f"checkpoint '{path}' is damaged, or none ({type(error).__name__}): {remedy}") from error
     if not isinstance(checkpoint, dict) or "imagen" not in checkpoint:
         raise UserError(f"checkpoint '{path}' was not written by this project's train.py")
     return checkpoint

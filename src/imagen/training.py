@@ -1,12 +1,16 @@
 """One stage's training from config to ``done.json``: what ``train.py`` calls."""
 
+import os
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from imagen import build
@@ -23,6 +27,12 @@ EXPECTED_WARNINGS = (
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own
 )
 
+STATEFUL = {
+    *("resolution", "low_resolution", "text_encoder", "null_text", "network"),
+    *("parameterization", "weighting", "optimizer", "ema"),
+}
+"""What a checkpoint is a state of: these must not change where training goes on from it; all else may."""
+
 
 def train(cfg: DictConfig) -> RunFolder:
     """Train, resuming where the run folder stopped; write the averaged weights and, last, ``done.json``.
@@ -34,15 +44,22 @@ def train(cfg: DictConfig) -> RunFolder:
     if folder.done.is_file():
         print(f"{folder.path} is finished; delete it, or change the config or the seed, to train again")
         return folder
-    past = _resume_from(cfg, folder)
+    with folder.held() if _is_first_process() else nullcontext():
+        _train(cfg, config, folder)
+    return folder
+
+
+def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
+    past = _resume_from(cfg, config, folder)
     data, module = build.build_data(cfg), build.build_module(cfg)
-    data.setup("fit")  # what is wrong with the data shows before the run folder is made
+    data.setup("fit")  # what is wrong with the data shows before anything is written
     if past.checkpoint is None:  # a checkpoint holds what was filled
         fill_null_text(module, build.build_encoder(cfg).encode)
     folder.start(config)
     _forget_after(folder, past)
     module.clock.start(past.seconds)
-    log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, resumed_step=past.step)
+    every = cfg.trainer.log_every_n_steps
+    log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, log_every_n_steps=every, resumed_step=past.step)
     trainer = build.build_trainer(cfg, folder, log)
     if cfg.compile:
         module.denoiser.network.compile(fullgraph=True)
@@ -60,7 +77,12 @@ def train(cfg: DictConfig) -> RunFolder:
         raise SystemExit(128 + _stopped_by(trainer))
     if trainer.is_global_zero:
         _finish(folder, module, trainer.global_step)
-    return folder
+
+
+def _is_first_process() -> bool:
+    """Whether no other process of this training could hold the run's folder; known before there is a trainer."""
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return rank_zero_only.rank == 0 and node == "0"
 
 
 @dataclass(frozen=True)
@@ -91,19 +113,49 @@ def _fit(
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
 
 
-def _resume_from(cfg: DictConfig, folder: RunFolder) -> Past:
+def _resume_from(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> Past:
     existing = folder.all_checkpoints()
     if cfg.resume == "never":
         if existing:
             raise UserError(f"resume=never but {folder.path} holds checkpoints; delete it or choose another seed")
         return Past()
-    path = (existing[-1] if existing else None) if cfg.resume == "auto" else Path(cfg.resume)
-    if path is None:
-        return Past()
-    if not path.is_file():
+    if cfg.resume != "auto" and not Path(cfg.resume).is_file():
         raise UserError(f"resume={cfg.resume} is neither 'auto', 'never' nor a checkpoint that exists")
-    checkpoint = read_checkpoint(path)
-    return Past(path, int(checkpoint["global_step"]), float(checkpoint["imagen"]["seconds"]))
+    if cfg.resume == "auto" or (existing and Path(cfg.resume).parent.resolve() != folder.checkpoints.resolve()):
+        # what a run began with elsewhere is past once it has checkpoints of its own
+        path, remedy = existing[-1] if existing else None, "delete it, and the same command goes on from the one before"
+    else:
+        path, remedy = Path(cfg.resume), "give another"
+    return Past() if path is None else _past(path, remedy, config)
+
+
+def _past(path: Path, remedy: str, config: dict[str, Any]) -> Past:
+    checkpoint = read_checkpoint(path, remedy)
+    kept, step = checkpoint["imagen"], int(checkpoint["global_step"])
+    if differing := _differences(kept["config"], config):
+        raise UserError(f"resume={path} does not fit this config: {', '.join(differing)}")
+    if config["max_steps"] < step:
+        raise UserError(f"resume={path} is at step {step} already, past max_steps={config['max_steps']}: give more")
+    return Past(path, step, float(kept["seconds"]))
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
+    """What a checkpoint's weights and optimizer state were made for, where the config in hand says otherwise.
+
+    Keys that only one of the two has are of another version of the project, and pass.
+    """
+    found: list[str] = []
+    for key in sorted(there.keys() & here.keys() if prefix else there.keys() & here.keys() & STATEFUL):
+        old, new, name = there[key], here[key], f"{prefix}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            old_class, new_class = (str(node.get("_target_")).rpartition(".")[2] for node in (old, new))
+            if old_class == new_class:
+                found += _differences(old, new, f"{name}.")
+            else:  # the keys of another option are beside the point
+                found.append(f"{name} {old_class} there, {new_class} here")
+        elif old != new and name != "text_encoder.path":  # where a thing lies is not what it is
+            found.append(f"{name} {old} there, {new} here")
+    return found
 
 
 def _forget_after(folder: RunFolder, past: Past) -> None:
