@@ -60,7 +60,7 @@ class LearnedVarianceDDPM(Ancestral):
         pixel = torch.zeros(1, parameterization.out_channels, 1, 1, device="cpu")
         if parameterization.read(pixel, pixel[:, :3], pixel[:, 0, 0, 0]).gamma is None:
             raise UserError(
-                f"sampler={type(self).__name__} does not go with parameterization={type(parameterization).__name__}, "
+                f"sampler=ddpm_learned does not go with parameterization={type(parameterization).__name__}, "
                 "whose network has learned no variance: sample it with sampler=ddpm, which brings its own, or train a "
                 "network with parameterization=epsilon_learned_variance"
             )
