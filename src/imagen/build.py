@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from imagen.cascade import Cascade, Stage
+from imagen.cli import as_overrides
 from imagen.denoiser import Denoiser
 from imagen.errors import UserError
 from imagen.guidance import Guidance
@@ -63,6 +64,14 @@ HOMES = (*(f"imagen.{choice}" for choice in CHOICES), "torch.optim", "lightning.
 """Where what it names must have been defined: ``imagen.data.module.os.system`` begins well and ends badly."""
 
 
+REBUILT_FROM = (
+    *("text_encoder", "null_text", "network", "channels_last", "seed", "trainer"),
+    *("schedule", "parameterization", "conditioning_augmentation", "augmentation_schedule", "augmentation_level"),
+    *("guidance", "threshold", "sampler", "spacing", "resolution", "low_resolution"),
+)
+"""What of a run's config a stage is rebuilt from."""
+
+
 def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
     """Build the object that ``node`` describes, handing it ``runtime`` objects in front of its hyperparameters.
 
@@ -105,7 +114,9 @@ def find_target(node: DictConfig) -> Any:
 
 
 def build_encoder(cfg: DictConfig) -> TextEncoder:
-    return instantiate(cfg.text_encoder)
+    encoder: TextEncoder = instantiate(cfg.text_encoder)
+    encoder.picked_by = as_overrides("text_encoder", cfg.text_encoder)
+    return encoder
 
 
 def build_data(cfg: DictConfig) -> lightning.LightningDataModule:
@@ -222,6 +233,19 @@ def _check(cfg: DictConfig) -> None:
             f"network.out_channels={parameterization.out_channels}"
         )
     _check_sampler(cfg)
+    _check_optimizer(cfg)
+
+
+def _check_optimizer(cfg: DictConfig) -> None:
+    """Raises: UserError if the optimizer does not take its settings, which it would say as late as training starts."""
+    try:
+        instantiate(cfg.lr_scheduler)(instantiate(cfg.optimizer)([nn.Parameter(torch.zeros(1))]))
+    except UserError:
+        raise
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        settings = {f"optimizer.{key}": value for key, value in cfg.optimizer.items() if not str(key).startswith("_")}
+        shown = ", ".join(f"{key}={value}" for key, value in settings.items())
+        raise UserError(f"the optimizer refuses its settings: {error} ({shown})") from error
 
 
 def _check_sampler(cfg: DictConfig) -> None:
@@ -261,6 +285,7 @@ def load_denoiser(source: str, guided: DictConfig) -> Denoiser:
     Raises: UserError unless both stages draw and are given pictures of the same sizes, and read the same text.
     """
     weights = read_weights(source)
+    _check_whole(weights, source)
     cfg = cast(DictConfig, OmegaConf.create(weights.config))
     for key in ("resolution", "low_resolution"):
         if cfg[key] != guided[key]:
@@ -303,16 +328,40 @@ def load_cascade(
         raise UserError(f"stages={stages} is not a list of run folders or .safetensors files, base first")
     stages = [str(source) for source in stages]
     read = [read_weights(source) for source in stages]
+    for weights, source in zip(read, stages, strict=True):
+        _check_whole(weights, source)
     names = slot_names([weights.config for weights in read])
     for weights, name in zip(read, names, strict=True):  # all of them before the first network is built
         _check_sampler(_slotted(weights, (slots or {}).get(name)))
     built = [load_stage(w, n, (slots or {}).get(n)) for w, n in zip(read, names, strict=True)]
     encoder: TextEncoder = instantiate(text_encoder or DictConfig(read[0].config["text_encoder"]))
     _check_encoder(encoder.fingerprint(), read, stages)
-    cascade = Cascade(built, encoder)
-    if str(device) == "auto":
+    return Cascade(built, encoder).to(pick_device(device))
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; for "auto" or None CUDA where present, else the CPU.
+
+    Raises: UserError if there is no such device here.
+    """
+    if device is None or str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return cascade.to(device)
+    try:
+        picked = torch.device(device)
+        torch.zeros(1, device=picked)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
+        there = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(f"device={device} is not to be had here: give one of {', '.join(there)}") from error
+    return picked
+
+
+def _check_whole(weights: Weights, source: str) -> None:
+    """Raises: UserError if the config that travels with the weights lacks what a stage is rebuilt from."""
+    lacking = [key for key in REBUILT_FROM if key not in weights.config]
+    if lacking:
+        raise UserError(
+            f"stage '{source}' is damaged or of another version: its config lacks {', '.join(lacking)}; train it again"
+        )
 
 
 def _check_encoder(own: dict[str, str | int | None], read: list[Weights], sources: list[str]) -> None:

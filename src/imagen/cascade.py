@@ -80,8 +80,8 @@ class Cascade:
 
         Raises: UserError on an empty prompt list, or a task or size that the stages do not suit.
         """
-        if isinstance(prompts, str) or not prompts:
-            raise UserError(f"prompts={prompts!r} is not a list of at least one prompt")
+        if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+            raise UserError(f"prompts={prompts!r} is not a list of at least one prompt, each a text")
         if num_samples < 1 or batch_size < 1:
             raise UserError(f"num_samples={num_samples} and batch_size={batch_size} must be at least 1")
         job = self._job(task, size, seed)
@@ -136,7 +136,8 @@ class Cascade:
         for prompt, cut in zip(prompts, self.encoder.cut(prompts), strict=True):
             if cut:
                 limit = self.encoder.max_length
-                log.warning("prompt %r is longer than the encoder's %d tokens; cut: %r", prompt[:60], limit, cut)
+                shown = cut if len(cut) <= 100 else f"{cut[:100]}..."
+                log.warning("prompt %r is longer than the encoder's %d tokens; cut: %r", prompt[:60], limit, shown)
 
     def _encode(self, prompts: list[str]) -> TextEmbedding:
         # an empty one is marked, as training marks a dropped caption, and not shown as what its tokens would be

@@ -44,6 +44,20 @@ def checked(cfg: DictConfig, config_name: str) -> DictConfig:
     return cfg
 
 
+def as_overrides(group: str, node: DictConfig) -> str:
+    """``node`` as one would pick it on the command line: the nearest option of ``group``, and what differs from it."""
+    said = {str(key): value for key, value in node.items()}
+    differing = {
+        path.stem: [f"{group}.{key}={value}" for key, value in said.items() if _read(path).get(key) != value]
+        for path in sorted((CONF / group).glob("*.yaml"))
+        if _read(path).get("_target_") == said.get("_target_")
+    }
+    if not differing:
+        return f"{group}={said.get('name')}"
+    option = min(differing, key=lambda name: len(differing[name]))
+    return " ".join([f"{group}={option}", *differing[option]])
+
+
 def drop_stale_keys(cfg: DictConfig) -> None:
     """Drop what an experiment set for an option that was then exchanged on the command line.
 

@@ -39,11 +39,20 @@ def register(arguments: Sequence[str]) -> None:
     stages = _stages(arguments)
     configs = [read_config(source) for source in stages]
     store = ConfigStore.instance()
-    encoder = configs[0]["text_encoder"] if configs else {}
+    encoder = configs[0].get("text_encoder", {}) if configs else {}
     store.store(group="text_encoder", name="trained", node=encoder)
     config_of = dict(zip(slot_names(configs), configs, strict=True))
+    _check_filled(arguments, list(config_of))
     for slot, choice in itertools.product(SLOTS, SLOT_CHOICES):
         store.store(group=choice, name=f"trained_{slot}", node=config_of.get(slot, {}).get(choice, {}))
+
+
+def _check_filled(arguments: Sequence[str], filled: Sequence[str]) -> None:
+    """Raises: UserError if something is set for a slot that no stage fills: it would be of no effect."""
+    for argument in arguments:
+        slot = argument.lstrip("+~").split("=")[0].split("@")[-1].split(".")[0]
+        if filled and slot in SLOTS and slot not in filled:
+            raise UserError(f"{argument} is of no effect: the stages fill {', '.join(filled)} alone")
 
 
 def _stages(arguments: Sequence[str]) -> list[Any]:

@@ -188,7 +188,7 @@ class StreamModule(lightning.LightningDataModule, ABC):
         local, rest = divmod(self.batch_size, world * accumulated)
         if rest or not local:
             raise UserError(
-                f"data.batch_size={self.batch_size} is the global batch and must be a multiple of {world} "
+                f"batch_size={self.batch_size} is the global batch and must be a multiple of {world} "
                 f"process(es) x {accumulated} accumulated batch(es)"
             )
         return local

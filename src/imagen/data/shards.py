@@ -160,7 +160,7 @@ def find_text_folder(root: Path | str, split: str, encoder: TextEncoder) -> Path
     others = ", ".join(folder.name for folder in made) or "none"
     raise UserError(
         f"{Path(root) / split} has no text embeddings by {encoder.name} with {declared} (found: {others}): "
-        f"python data_prep/embed_text.py root={root} text_encoder={encoder.name}"
+        f"python data_prep/embed_text.py root={root} {encoder.picked_by}"
     )
 
 

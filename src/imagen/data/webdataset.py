@@ -115,7 +115,7 @@ class WebDatasetModule(StreamModule):
         return tuple(shard for shard in shards if shard.count)
 
     def _embed(self) -> str:
-        return f"python data_prep/embed_text.py root={self.root} text_encoder={self.encoder.name}"
+        return f"python data_prep/embed_text.py root={self.root} {self.encoder.picked_by}"
 
 
 def _count(tar: Path) -> int:

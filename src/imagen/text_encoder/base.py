@@ -35,6 +35,7 @@ class TextEncoder(ABC):
             raise UserError(f"text_encoder.width={width} must be at least 1 and max_length={max_length} at least 2")
         self.name, self.width, self.max_length = name, width, max_length
         self.device = torch.device("cpu")
+        self.picked_by = f"text_encoder={name}"  # on a command line, for the commands that messages name
 
     def declared(self) -> dict[str, str | int | None]:
         """What the config alone says of the output; touches no file.

@@ -49,7 +49,9 @@ class Pretrained(TextEncoder):
         local = Path(self.path).expanduser()
         folder = local if local.is_dir() else from_hub(self.name, self.path, self.revision)
         config = folder / "config.json"
-        model_type = json.loads(config.read_text()).get("model_type") if config.exists() else None
+        if not config.is_file():
+            raise UserError(f"text_encoder.path={self.path}: there is no config.json in {folder}")
+        model_type = json.loads(config.read_text()).get("model_type")
         if model_type not in self.model_types:
             needed = " or ".join(self.model_types)
             raise UserError(f"text_encoder.path={self.path}: {config} holds model_type {model_type}, not {needed}")
