@@ -115,17 +115,19 @@ def _band(
     wrapped = [wrap(_drawable(caption), font, cell) for caption in captions]
     top = max(map(len, wrapped)) * line_height + _GAP // 2
     step = cell + _GAP
-    band = Image.new("RGB", (left + len(captions) * step - _GAP, top + len(rows) * step - _GAP), _PAPER)
+    fitted = [[_fit(to_pil(image), cell) for image in row] for row in rows]
+    heights = [max(picture.height for picture in row) for row in fitted]  # of wide pictures less than a cell
+    band = Image.new("RGB", (left + len(captions) * step - _GAP, top + sum(heights) + _GAP * (len(rows) - 1)), _PAPER)
     draw = ImageDraw.Draw(band)
     for c, lines in enumerate(wrapped):
         for i, line in enumerate(reversed(lines)):  # captions stand on their pictures
             draw.text((left + c * step, top - _GAP // 2 - (i + 1) * line_height), line, fill=_INK, font=font)
-    for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        draw.text((left - _GAP, top + r * step + cell // 2), label, fill=_FAINT, font=font, anchor="rm")
-        for c, image in enumerate(row):
-            picture = _fit(to_pil(image), cell)
-            centred = (left + c * step + (cell - picture.width) // 2, top + r * step + (cell - picture.height) // 2)
+    for row, height, label in zip(fitted, heights, labels, strict=True):
+        draw.text((left - _GAP, top + height // 2), label, fill=_FAINT, font=font, anchor="rm")
+        for c, picture in enumerate(row):
+            centred = (left + c * step + (cell - picture.width) // 2, top + (height - picture.height) // 2)
             band.paste(picture, centred)
+        top += height + _GAP
     return band
 
 

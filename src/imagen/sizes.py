@@ -23,9 +23,10 @@ def stage_sizes(size: int | Sequence[int] | None, resolutions: Sequence[int], st
     last = resolutions[-1]
     unit = math.lcm(*(stride * (last // own) for own, stride in zip(resolutions, strides, strict=True)))
     if any(side % unit for side in sides):
-        below, above = ([max(unit, step(side / unit) * unit) for side in sides] for step in (math.floor, math.ceil))
+        nearest = [[max(unit, step(side / unit) * unit) for side in sides] for step in (math.floor, math.ceil)]
+        asked, below, above = ("[{},{}]".format(*pair) for pair in (sides, *nearest))
         raise UserError(
-            f"size={sides} does not suit these stages, which draw sides that are multiples of {unit} pixels: "
+            f"size={asked} does not suit these stages, which draw sides that are multiples of {unit} pixels: "
             f"size={below} or size={above} would do"
         )
     height, width = sides
