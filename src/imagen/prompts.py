@@ -6,7 +6,7 @@ The sets are text files in ``prompt_sets/``; adding one is adding a file.
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from imagen.errors import UserError
 COLUMNS = ("prompt", "prompts", "caption", "captions")  # of a CSV file, in any case
 
 
-def read_prompts(prompts: str | Sequence[object]) -> list[str]:
+def read_prompts(prompts: str | Sequence[object] | Mapping[object, object]) -> list[str]:
     """The prompts that ``prompts`` names: a list is taken as it is, a set's name before a file of the same name.
 
     A text file has one prompt a line; blank lines and lines that start with # are skipped. A .csv or .tsv file has
@@ -23,6 +23,8 @@ def read_prompts(prompts: str | Sequence[object]) -> list[str]:
 
     Raises: UserError if there is no such set or file, it cannot be read, or there is no prompt in it.
     """
+    if isinstance(prompts, Mapping):
+        raise UserError(f"prompts={dict(prompts)} is not a list: write 'prompts=[\"red apple\",\"a house\"]'")
     if not isinstance(prompts, str):
         found = [_prompt(entry, prompts) for entry in prompts]
     elif prompts in prompt_sets():

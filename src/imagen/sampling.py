@@ -13,7 +13,7 @@ from imagen import build
 from imagen.cascade import Samples
 from imagen.cli import CONF
 from imagen.errors import UserError
-from imagen.files import write_json
+from imagen.files import make_folder, write_json
 from imagen.image_grid import image_grid, save_png, to_pil
 from imagen.prompts import read_prompts
 from imagen.runs import plain
@@ -67,6 +67,7 @@ def _check_used(cfg: DictConfig) -> None:
 
 def new_folder(parent: Path) -> Path:
     """A folder of one's own in ``parent``, named by the time and, where that is taken, numbered."""
+    make_folder(parent, "output_dir")
     now = time.strftime("%Y-%m-%d_%H-%M-%S")
     for name in itertools.chain([now], (f"{now}_{number}" for number in itertools.count(2))):
         try:

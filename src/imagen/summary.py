@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imagen import build
 from imagen.cli import compose, one_sentence
+from imagen.errors import UserError
 from imagen.types import Conditioning, TextEmbedding
 
 
@@ -112,8 +113,14 @@ def _shapes(network: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[int]]
 
 def main() -> None:
     """Print the summary as a table, or with --json as JSON."""
-    arguments = [a for a in sys.argv[1:] if a != "--json"]
+    arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
+    options = {a for a in sys.argv[1:] if a.startswith("-")}
+    if options & {"--help", "-h"}:
+        print(f"{__doc__}\nThe overrides are those of train.py: python train.py --help shows them.")
+        return
     with one_sentence("train"):
+        if unknown := sorted(options - {"--json"}):
+            raise UserError(f"{unknown[0]} is not an option: there are --json and --help")
         summary = summarize(compose("train", arguments))
     if "--json" in sys.argv[1:]:
         print(json.dumps(summary, indent=2))
