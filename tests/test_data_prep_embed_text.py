@@ -106,7 +106,7 @@ def test_a_second_run_encodes_nothing(root, spy, capsys):
     said = capsys.readouterr().out
     assert "6 captions, 18 tokens" in said
     assert "0 captions" in said
-    assert "3 of 3 shards were there" in said
+    assert "every sidecar is there, nothing to encode" in said
 
 
 def test_only_what_changed_is_redone(root, spy):

@@ -24,6 +24,7 @@ from imagen.task import Task
 def sample(cfg: DictConfig) -> Path:
     """Do ``cfg.task``; write ``grid.png``, a PNG a picture and ``samples.json`` in a folder named by the time."""
     _check_used(cfg)
+    make_folder(cfg.output_dir, "output_dir")  # before anything is drawn
     task: Task = build.instantiate(cfg.task)
     prompts = read_prompts(task.prompts if cfg.prompts == "auto" else cfg.prompts)
     cascade = build.load_cascade(
@@ -67,7 +68,6 @@ def _check_used(cfg: DictConfig) -> None:
 
 def new_folder(parent: Path) -> Path:
     """A folder of one's own in ``parent``, named by the time and, where that is taken, numbered."""
-    make_folder(parent, "output_dir")
     now = time.strftime("%Y-%m-%d_%H-%M-%S")
     for name in itertools.chain([now], (f"{now}_{number}" for number in itertools.count(2))):
         try:
