@@ -269,13 +269,14 @@ def test_compiles_without_a_graph_break():
     program = f"""
     import torch
     from imagen.network.efficient_unet import EfficientUNet
-    from imagen.null_text import ZeroedText
+    from imagen.null_text import LearnedText
     from imagen.types import Conditioning, TextEmbedding
     torch.manual_seed(0)
-    network = EfficientUNet(ZeroedText(), **{SMALL | {"patch_size": 2, "num_res_blocks": [0, 1]}!r})
+    options = {SMALL | {"patch_size": 2, "num_res_blocks": [0, 1], "downsample_first": False, "text_pooling": "mean"}!r}
+    network = EfficientUNet(LearnedText(text_width=12), **options)
     torch.nn.init.normal_(network.conv_out.weight)
     text = TextEmbedding(torch.randn(2, 4, 12), torch.arange(4) < torch.tensor([[4], [2]]))
-    cond = Conditioning(text, torch.randn(2, 3, 4, 4), torch.zeros(2))
+    cond = Conditioning(text.dropped(torch.tensor([False, True])), torch.randn(2, 3, 4, 4), torch.zeros(2))
     x, logsnr = torch.randn(2, 3, 16, 16), torch.zeros(2)
     want = network(x, logsnr, cond)
     got = torch.compile(network, fullgraph=True, backend="aot_eager")(x, logsnr, cond)

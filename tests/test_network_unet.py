@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from imagen import build
+from imagen.cli import CONF, compose
 from imagen.errors import UserError
 from imagen.network.attention import NoTextKeys, SelfAttention, TextKeys
 from imagen.network.unet import UNet
 from imagen.null_text import ZeroedText
+from imagen.randomness import TrainingAddress
 from imagen.types import Conditioning, TextEmbedding
 
 PAPER: dict[str, Any] = {
@@ -182,20 +186,63 @@ def test_compiles_without_a_graph_break():
     program = f"""
     import torch
     from imagen.network.unet import UNet
-    from imagen.null_text import ZeroedText
+    from imagen.null_text import EmptyCaption
     from imagen.types import Conditioning, TextEmbedding
     torch.manual_seed(0)
-    network = UNet(ZeroedText(), **{SMALL | {"num_res_blocks": [0, 1]}!r})
+    null_text = EmptyCaption(text_width=12, max_length=8)
+    null_text.fill(lambda captions: TextEmbedding(torch.randn(1, 2, 12), torch.ones(1, 2, dtype=torch.bool)))
+    network = UNet(null_text, **{SMALL | {"num_res_blocks": [0, 1], "qk_norm": True}!r})
     torch.nn.init.normal_(network.conv_out.weight)
-    cond = Conditioning(TextEmbedding(torch.randn(2, 4, 12), torch.arange(4) < torch.tensor([[4], [2]])))
+    text = TextEmbedding(torch.randn(2, 4, 12), torch.arange(4) < torch.tensor([[4], [2]]))
+    cond = Conditioning(text.dropped(torch.tensor([False, True])))
     x, logsnr = torch.randn(2, 3, 16, 16), torch.zeros(2)
     want = network(x, logsnr, cond)
     got = torch.compile(network, fullgraph=True, backend="aot_eager")(x, logsnr, cond)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     got.sum().backward()
+    replaced = torch.compile(null_text, fullgraph=True, backend="eager", dynamic=True)
+    for length in (4, 6, 8, 9):  # of the batch's longest prompt
+        torch.testing.assert_close(replaced(text.padded(length)).mask, null_text(text.padded(length)).mask)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
 def test_there_is_no_randomness_inside():
     assert not [m for m in small().modules() if isinstance(m, nn.Dropout)]
+
+
+def test_a_narrow_super_resolution_unet_learns():
+    narrow = [
+        "width=16",
+        "channel_mult=[1,2]",
+        "num_res_blocks=[1,1]",
+        "attention_resolutions=[16]",
+        "head_channels=16",
+    ]
+    overrides = ["experiment=toy_sr32", "network=unet_sr", *(f"network.{change}" for change in narrow)]
+    cfg = compose("train", overrides)
+    module, data = build.build_module(cfg), build.build_data(cfg)
+    data.setup()
+    batch = next(iter(data.val_dataloader()))
+    optimizer = torch.optim.Adam(module.denoiser.parameters(), lr=4e-3)
+    losses = []
+    for step in range(30):
+        address = TrainingAddress(0, step, 0, len(batch), len(batch), torch.device("cpu"))
+        loss = module.loss(module.denoiser, batch, address, training=True).per_example.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_the_super_resolution_unet_is_near_the_papers_600m():
+    node: Any = OmegaConf.load(CONF / "network" / "unet_sr.yaml")
+    del node["_target_"]
+    node.merge_with({"image_size": 256, "text_width": 4096})
+    values: Any = OmegaConf.to_container(node, resolve=True)
+    with torch.device("meta"):
+        network = UNet(ZeroedText(), **values)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6) == 640
+    assert network.low_res
+    assert network.stride == 32
