@@ -3,7 +3,7 @@ import sys
 
 import torch
 
-from imagen.randomness import TrainingAddress, generator_of, normal_from, seed_of
+from imagen.randomness import BetweenGenerators, TrainingAddress, generator_of, normal_from, seed_of
 
 
 def test_seeds_are_the_same_in_every_process_and_differ_by_address():
@@ -42,3 +42,17 @@ def test_noise_of_one_example_does_not_depend_on_its_neighbours():
     alone = normal_from([generator_of(1, "a dog", 0)], (3, 8, 8))
     among = normal_from([generator_of(1, "a cat", 0), generator_of(1, "a dog", 0)], (3, 8, 8))
     assert torch.equal(alone[0], among[1])
+
+
+def test_noise_between_two_generators_ends_at_them_and_stays_standard_normal():
+    def ends() -> list[torch.Generator]:
+        return [generator_of(seed, "a dog") for seed in (1, 2)]
+
+    first, second = (normal_from([end], (3, 64, 64)) for end in ends())
+    ways = [normal_from([BetweenGenerators(*ends(), way)], (3, 64, 64)) for way in (0.0, 0.3, 0.5, 1.0)]
+    assert torch.equal(ways[0], first)
+    assert torch.allclose(ways[3], second, atol=1e-6)
+    assert torch.allclose(ways[2], (first + second) / 2**0.5, atol=1e-6)
+    for noise in ways:
+        assert abs(noise.mean().item()) < 0.03
+        assert abs(noise.std().item() - 1) < 0.03

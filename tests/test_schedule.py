@@ -17,6 +17,7 @@ from imagen.schedule import (
     SigmoidSchedule,
     alpha_sigma,
     diffuse,
+    renoise,
 )
 
 BOUNDS = {"logsnr_min": -20.0, "logsnr_max": 20.0}
@@ -212,3 +213,16 @@ def test_unfit_values_are_named() -> None:
         SigmoidSchedule(start=3.0, end=-3.0, tau=1.0, **BOUNDS)
     with pytest.raises(UserError, match=r"tau=0\.0"):
         SigmoidSchedule(start=-3.0, end=3.0, tau=0.0, **BOUNDS)
+
+
+def test_noise_upon_noise_is_the_forward_process() -> None:
+    """Variance and signal at the noisier level are as if it were reached at once; an infinite start is a picture."""
+    generator = torch.Generator().manual_seed(0)
+    x0, first, second = torch.randn(3, 2, 3, 64, 64, generator=generator, dtype=torch.float64)
+    here, there = torch.tensor([[3.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+    x = renoise(diffuse(x0, first, here), second, here, there)
+    noise = diffuse(x0, torch.zeros_like(x0), there) - x
+    assert noise[0].std().item() == pytest.approx(alpha_sigma(there)[1][0].item(), rel=0.02)
+    assert torch.allclose(x[1], diffuse(x0, first, here)[1])  # no way to go, no new noise
+    clean = torch.full_like(here, math.inf)
+    assert torch.allclose(renoise(x0, second, clean, there), diffuse(x0, second, there))
