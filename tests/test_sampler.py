@@ -90,7 +90,7 @@ def test_error_of_every_sampler_parameterization_and_spacing(sampler: str, param
 
 @every_sampler
 @every_spacing
-@pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 10])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 10])
 def test_any_number_of_steps_is_stable_with_an_imperfect_model(name: str, spacing: Spacing, num_steps: int) -> None:
     """A network's x0 is wrong by a little at every level, the cleanest too: no sampler may magnify that, on its way."""
     wrong = torch.tensor([0.0, 0.05])[:, None, None, None]  # the same picture with the right model and a wrong one
@@ -104,7 +104,7 @@ def test_any_number_of_steps_is_stable_with_an_imperfect_model(name: str, spacin
         assert (x[1] - x[0]).abs().max() < bound
 
     bound = 0.7 if name == "unipc_3" else 0.3  # what is extrapolated from three x0s has their three errors
-    for schedule in SCHEDULES if num_steps <= 3 else SCHEDULES[:1]:
+    for schedule in SCHEDULES if num_steps == 3 else SCHEDULES[:1]:
         x, cond = normal(1, 3, 16, 16, dtype=torch.float32).repeat(2, 1, 1, 1), conditioning(2, dtype=torch.float32)
         noise_of = [*generators(1), *generators(1)]
         MAKE[name](num_steps)(denoise, x, spacing.grid(schedule, num_steps), cond, noise_of, compare)

@@ -71,12 +71,13 @@ def weights(places: list[float], h: float) -> list[float]:
     if len(places) == 1:
         return [1 / (2 * places[0])]
     powers = torch.tensor(places, dtype=torch.float64, device="cpu") ** torch.arange(1, len(places) + 1)[:, None]
-    moments = [_moment(n, h) for n in range(1, len(places) + 1)]
-    return torch.linalg.solve(powers, torch.tensor(moments, dtype=torch.float64, device="cpu")).tolist()
+    moments = torch.tensor(_moments(len(places), h), dtype=torch.float64, device="cpu")
+    return torch.linalg.solve(powers, moments).tolist()
 
 
-def _moment(n: int, h: float) -> float:
-    """The mean of ``place^n`` over [0, 1] under weights proportional to ``exp(h place)``."""
-    # the power series, all of whose terms are positive: the closed form loses every digit at small h
+def _moments(count: int, h: float) -> list[float]:
+    """The means of place, place^2 and so on over [0, 1] under weights proportional to ``exp(h place)``."""
+    # by the power series, all of whose terms are positive: the closed form loses every digit at small h
     terms = list(accumulate(range(1, 200), lambda term, k: term * h / k, initial=1.0))
-    return sum(term / (n + k + 1) for k, term in enumerate(terms)) / sum(t / (k + 1) for k, t in enumerate(terms))
+    integrals = [sum(term / (n + k) for k, term in enumerate(terms, 1)) for n in range(count + 1)]
+    return [integral / integrals[0] for integral in integrals[1:]]
