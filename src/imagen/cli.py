@@ -64,7 +64,7 @@ def drop_stale_keys(cfg: DictConfig) -> None:
     ``experiment=toy ema=none`` leaves toy's ``ema.decay`` behind, a key of another option of ``ema``. A key of no
     option at all stays, and fails when the object is built. The slots of sampling are treated alike.
     """
-    for parent in (cfg, *(cfg[slot] for slot in SLOTS if slot in cfg)):
+    for parent in (cfg, *(cfg[slot] for slot in SLOTS if isinstance(cfg.get(slot), DictConfig))):
         for key, node in parent.items_ex(resolve=False):
             if isinstance(node, DictConfig) and "_target_" in node:
                 target = str(node["_target_"])  # names its choice, which the key need not: augmentation_schedule
@@ -157,6 +157,8 @@ class one_sentence:
             sys.exit(f"error: {error.full_key} is missing; give it as {error.full_key}=...")
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
             sys.exit(f"error: {error.filename or 'a file'} cannot be used: {error.strerror}")
+        if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+            sys.exit("error: a group takes the name of an option, or a list of them: not null, a number or a mapping")
         foreseen = isinstance(error, HydraException | InterpolationResolutionError)
         if foreseen and not isinstance(error, InstantiationException):
             sys.exit(f"error: {explain(error, self.config_name)}")

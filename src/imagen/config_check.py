@@ -45,6 +45,9 @@ NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "
 def check_values(cfg: DictConfig, conf: Path, config_name: str) -> None:
     """Raises: UserError naming the first value that does not fit its key, and what would."""
     _check_declared(cfg, _declared(conf, config_name), "")
+    for key in _picked(conf, config_name):
+        if "_target_" not in cfg.get(key, {}):
+            raise UserError(f"{key} has no option: pick one, {key}=...")
     _check_ranges(cfg, "")
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
     for key, parent, value in _nodes(cfg, "", groups):
@@ -116,17 +119,21 @@ def _require(fit: bool, key: str, value: object, kind: str) -> None:
 
 
 def _declared(conf: Path, config_name: str) -> dict[str, Any]:
-    """The keys that the script's own yaml gives a default, those of the slots where it has them, and its groups."""
-    own = yaml.safe_load((conf / f"{config_name}.yaml").read_text(encoding="utf-8"))
-    defaults = own.pop("defaults", [])
-    if "/slots" in defaults:
-        slots = yaml.safe_load((conf / "slots.yaml").read_text(encoding="utf-8"))
-        own |= {key: value for key, value in slots.items() if key != "defaults"}
-    for entry in defaults:
-        for group, option in entry.items() if isinstance(entry, dict) else ():
-            if isinstance(option, str):  # exactly one, which must be picked
-                own[group.rpartition("@")[2].lstrip("/")] = {}
-    return own
+    """The keys that the script's own yaml gives a default, and those of the slots where it has them."""
+    own = _read(conf, config_name)
+    slots = _read(conf, "slots") if "/slots" in own.get("defaults", []) else {}
+    return {key: value for key, value in (own | slots).items() if key != "defaults"}
+
+
+def _picked(conf: Path, config_name: str) -> list[str]:
+    """The keys of the script's choices of exactly one option."""
+    entries = [entry for entry in _read(conf, config_name).get("defaults", []) if isinstance(entry, dict)]
+    picks = [pair for entry in entries for pair in entry.items() if isinstance(pair[1], str)]
+    return [group.rpartition("@")[2].lstrip("/") for group, _ in picks]
+
+
+def _read(conf: Path, name: str) -> dict[str, Any]:
+    return yaml.safe_load((conf / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def _check_declared(cfg: DictConfig, declared: dict[str, Any], prefix: str) -> None:

@@ -269,7 +269,7 @@ def read_checkpoint(path: Path, remedy: str = "give another") -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch says of a cut or foreign file, the user's remedy is one
-        raise UserError(f"checkpoint '{path}' is damaged, or none ({type(error).__name__}): {remedy}") from error
+        raise UserError(f"checkpoint '{path}' is damaged or no checkpoint ({type(error).__name__}): {remedy}") from error
     if not isinstance(checkpoint, dict) or "imagen" not in checkpoint:
         raise UserError(f"checkpoint '{path}' was not written by this project's train.py")
     return checkpoint
