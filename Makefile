@@ -12,11 +12,12 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install -c constraints.txt $(PIP_ARGS)
 PINNED := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint format types clean
+.PHONY: help demo test drills lint format types clean
 
 help:
 	@echo "make demo    train a three-stage cascade on real pictures and draw from it (20 minutes on 2 CPU cores)"
 	@echo "make test    run every test, without a network"
+	@echo "make drills  run what is slow and real: the notebooks"
 	@echo "make lint    ruff: style and format;  make format: put it right"
 	@echo "make types   pyright"
 	@echo "make clean   remove .venv and caches; data/ and outputs/ stay"
@@ -27,6 +28,10 @@ demo: $(BIN)/.demo
 # the models and accounts that tests could reach for are out of bounds: they must pass with no network
 test: $(BIN)/.dev
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
+
+# what is slow and real: notebooks from top to bottom
+drills: $(BIN)/.dev
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -m drill
 
 lint: $(BIN)/.dev
 	$(BIN)/ruff check .

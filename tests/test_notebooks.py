@@ -17,6 +17,7 @@ def code_cells(path: Path) -> list[dict]:
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
+@pytest.mark.drill
 @every_notebook
 def test_it_runs(path: Path, tmp_path: Path) -> None:
     program = "\n\n".join("".join(cell["source"]) for cell in code_cells(path))
