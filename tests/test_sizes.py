@@ -30,7 +30,7 @@ def test_what_does_not_fit_is_answered_with_the_nearest_sizes_that_do():
         stage_sizes(64, [64, 128], [16, 3 * 32])
 
 
-@pytest.mark.parametrize("size", [[64], [64, 64, 3], [0, 64], [-64, 64], "64", 64.0, ["a", "b"]])
+@pytest.mark.parametrize("size", [[64], [64, 64, 3], [0, 64], [-64, 64]])
 def test_what_is_no_size_is_refused(size):
-    with pytest.raises(Exception, match=r"size="):
+    with pytest.raises(UserError, match=r"size=.* must be"):
         stage_sizes(size, *CASCADE)

@@ -56,14 +56,14 @@ def mask_at(mask: Image.Image, height: int, width: int) -> Bool[Tensor, "1 1 {he
     return torch.from_numpy(np.array(share))[None, None] > 0
 
 
-def _middle(picture: Image.Image, height: int, width: int) -> tuple[int, int, float, float]:
+def _middle(picture: Image.Image, height: int, width: int) -> tuple[float, float, float, float]:
     """The largest box of the shape ``height`` : ``width`` in the middle: left, top, right, bottom.
 
     Left and top are whole pixels, so that a whole factor needs no resampling of fractions of them.
     """
     if picture.width * height <= picture.height * width:
-        wide, high = picture.width, picture.width * height / width
+        wide, high = float(picture.width), picture.width * height / width
     else:
-        wide, high = picture.height * width / height, picture.height
-    left, top = int((picture.width - wide) / 2), int((picture.height - high) / 2)
+        wide, high = picture.height * width / height, float(picture.height)
+    left, top = (picture.width - wide) // 2, (picture.height - high) // 2
     return left, top, left + wide, top + high
