@@ -20,7 +20,11 @@ from imagen.types import Conditioning, Denoise, Prediction
 
 BOUNDS = {"logsnr_min": -20.0, "logsnr_max": 20.0}
 SCHEDULES = [COSINE, LinearSchedule(**BOUNDS), ShiftedCosineSchedule(resolution=256, base_resolution=64, **BOUNDS)]
-SPACINGS = [UniformTime(), UniformLogSNR(), Karras(rho=7.0)]
+SPACINGS = [
+    UniformTime(),
+    UniformLogSNR(logsnr_min=-20.0, logsnr_max=20.0),
+    Karras(rho=7.0, logsnr_min=-20.0, logsnr_max=20.0),
+]
 every_spacing = pytest.mark.parametrize("spacing", SPACINGS, ids=lambda s: type(s).__name__)
 
 # ---- every sampler x parameterization x spacing, as conf/ has them ----

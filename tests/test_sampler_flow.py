@@ -18,7 +18,15 @@ def with_renoise(x_t: Tensor, logsnr: Tensor, cond: Conditioning) -> Prediction:
 
 
 @pytest.mark.parametrize("denoise", [GaussianOracle(0.3, 0.5), with_renoise], ids=["plain", "cfg++"])
-@pytest.mark.parametrize("spacing", [UniformTime(), UniformLogSNR(), Karras(rho=7.0)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "spacing",
+    [
+        UniformTime(),
+        UniformLogSNR(logsnr_min=-20.0, logsnr_max=20.0),
+        Karras(rho=7.0, logsnr_min=-20.0, logsnr_max=20.0),
+    ],
+    ids=lambda s: type(s).__name__,
+)
 def test_flow_euler_is_ddim(denoise: object, spacing: UniformTime | UniformLogSNR | Karras) -> None:
     x, cond = normal(2, 3, 4, 4), conditioning(2)
     for grid in (spacing.grid(COSINE, 30), even(-2, 3, 10)):

@@ -30,7 +30,13 @@ def test_error_on_the_paper_grid() -> None:
 def test_on_edm_s_grid_every_step_but_the_last_is_corrected() -> None:
     oracle = GaussianOracle(0.3, 0.5)
     schedule = CosineSchedule(logsnr_min=-2 * math.log(80), logsnr_max=-2 * math.log(0.002))
-    heun(18)(oracle, normal(1, 3, 2, 2), Karras(rho=7.0).grid(schedule, 18), conditioning(1), [])
+    heun(18)(
+        oracle,
+        normal(1, 3, 2, 2),
+        Karras(rho=7.0, logsnr_min=-20.0, logsnr_max=20.0).grid(schedule, 18),
+        conditioning(1),
+        [],
+    )
     assert len(oracle.batches) == 35  # EDM, section 3
 
 

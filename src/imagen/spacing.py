@@ -24,7 +24,7 @@ class Spacing(ABC):
 
     @abstractmethod
     def _logsnr(self, schedule: NoiseSchedule, num_steps: int) -> Float[Tensor, " n"]:
-        """The ``num_steps`` log-SNRs at which steps begin, in float64 on the CPU; the first is the schedule's least."""
+        """The ``num_steps`` log-SNRs at which steps begin, in float64 on the CPU, noisiest first."""
 
 
 class UniformTime(Spacing):
@@ -34,36 +34,52 @@ class UniformTime(Spacing):
         return schedule.logsnr(_even(1.0, 0.0, num_steps + 1)[:-1])
 
 
-class UniformLogSNR(Spacing):
-    """Log-SNRs evenly spaced over the schedule's whole range (DPM-Solver, arXiv 2206.00927, section 3.3).
+class _Ranged(Spacing):
+    """Spacing over what of a schedule lies between two log-SNRs.
 
-    The range should be that of what there is to see: between -20 and 20 most steps are pure noise or finished pictures.
+    Between -20 and 20 most steps would be pure noise or finished pictures: such a spacing wants the range in which
+    there is something to see, EDM's -8.76 to 12.43 (sigma from 80 to 0.002).
     """
 
+    def __init__(self, *, logsnr_min: float, logsnr_max: float) -> None:
+        if not logsnr_min < logsnr_max:
+            raise UserError(f"logsnr_min={logsnr_min} must be below logsnr_max={logsnr_max}, e.g. -8.76 and 12.43.")
+        self.logsnr_min, self.logsnr_max = logsnr_min, logsnr_max
+
+    def _ends(self, schedule: NoiseSchedule) -> tuple[float, float]:
+        """The range of log-SNR, from noise to clean."""
+        noise, clean = schedule.logsnr(_even(1.0, 0.0, 2)).tolist()
+        noise, clean = max(noise, self.logsnr_min), min(clean, self.logsnr_max)
+        if not noise < clean:
+            raise UserError(
+                f"spacing.logsnr_min={self.logsnr_min} and spacing.logsnr_max={self.logsnr_max} leave nothing of the "
+                "schedule's own range: widen them"
+            )
+        return noise, clean
+
+
+class UniformLogSNR(_Ranged):
+    """Log-SNRs evenly spaced (DPM-Solver, arXiv 2206.00927, section 3.3)."""
+
     def _logsnr(self, schedule: NoiseSchedule, num_steps: int) -> Float[Tensor, " n"]:
-        return _even(*_ends(schedule), num_steps)
+        return _even(*self._ends(schedule), num_steps)
 
 
-class Karras(Spacing):
-    """``(sigma / alpha)^(1 / rho)`` evenly spaced over the schedule's whole range (EDM, arXiv 2206.00364, equation 5).
+class Karras(_Ranged):
+    """``(sigma / alpha)^(1 / rho)`` evenly spaced (EDM, arXiv 2206.00364, equation 5).
 
     ``rho`` above 0 is 7 in EDM; the larger, the more of the steps are near the clean end, up to ``UniformLogSNR``.
     """
 
-    def __init__(self, *, rho: float) -> None:
+    def __init__(self, *, rho: float, logsnr_min: float, logsnr_max: float) -> None:
+        super().__init__(logsnr_min=logsnr_min, logsnr_max=logsnr_max)
         if not 0 < rho < math.inf:
             raise UserError(f"rho={rho} must be above 0 and finite, e.g. 7; its limit is spacing=uniform_logsnr.")
         self.rho = rho
 
     def _logsnr(self, schedule: NoiseSchedule, num_steps: int) -> Float[Tensor, " n"]:
-        noise, clean = (math.exp(-logsnr / (2 * self.rho)) for logsnr in _ends(schedule))
+        noise, clean = (math.exp(-logsnr / (2 * self.rho)) for logsnr in self._ends(schedule))
         return -2 * self.rho * _even(noise, clean, num_steps).log()
-
-
-def _ends(schedule: NoiseSchedule) -> tuple[float, float]:
-    """The schedule's range of log-SNR, from noise to clean."""
-    noise, clean = schedule.logsnr(_even(1.0, 0.0, 2)).tolist()
-    return noise, clean
 
 
 def _even(start: float, end: float, count: int) -> Float[Tensor, " n"]:
