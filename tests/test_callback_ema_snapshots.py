@@ -76,6 +76,22 @@ def test_interrupted_and_resumed_leaves_the_same_snapshots_and_none_of_a_lost_fu
     torch.testing.assert_close(*ends, rtol=0, atol=0)
 
 
+def test_buffers_are_kept_exactly_beside_parameters_of_less_precision(tmp_path):
+    cfg = toy(tmp_path, "null_text=empty_caption", "callback.ema_snapshots.dtype=bfloat16", "max_steps=2")
+    folder = train(cfg)
+    exported, snapshot = (read_weights(path).state for path in (folder.weights, folder.all_snapshots()[0]))
+    made = reconstruct(folder.path, 0.07)
+    assert exported.keys() == snapshot.keys() == made.keys()
+    parameters = {name for name, _ in build.build_network(cfg).named_parameters()}
+    buffers = exported.keys() - parameters
+    assert len(buffers) == 2
+    for name in buffers:
+        assert torch.equal(snapshot[name], exported[name])
+        assert torch.equal(made[name], exported[name])
+    name = max(parameters, key=lambda name: exported[name].numel())
+    assert torch.equal(snapshot[name], exported[name].bfloat16().float())
+
+
 def test_other_averages_and_unknown_precisions_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"ema_snapshots does not go with ExponentialEMA.*set ema=power"):
         train(toy(tmp_path, "ema=exponential"))

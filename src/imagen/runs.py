@@ -240,7 +240,7 @@ def _read_safetensors(path: Path) -> Weights:
     if written is not None and written != checksum(state):
         raise UserError(f"stage '{path}' is damaged (its weights are not those written); export or train it again")
     # a snapshot may have been saved in bfloat16; networks compute in float32
-    weights.state = {name: value.float() for name, value in state.items()}
+    weights.state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     return weights
 
 
@@ -269,7 +269,7 @@ def read_checkpoint(path: Path, remedy: str = "give another") -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch says of a cut or foreign file, the user's remedy is one
-        raise UserError(f"checkpoint '{path}' is damaged or no checkpoint ({type(error).__name__}): {remedy}") from error
+        raise UserError(f"checkpoint '{path}' is damaged, or is none ({type(error).__name__}): {remedy}") from error
     if not isinstance(checkpoint, dict) or "imagen" not in checkpoint:
         raise UserError(f"checkpoint '{path}' was not written by this project's train.py")
     return checkpoint

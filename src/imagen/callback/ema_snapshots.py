@@ -4,7 +4,6 @@ from typing import Any
 
 import lightning
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen.ema import PowerEMA
@@ -18,7 +17,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class EMASnapshots(lightning.Callback):
     """Writes ``snapshots/step_<n>_<sigma_rel>.safetensors`` for each length, every ``every_n_steps`` and at the end.
 
-    A snapshot is ``dtype`` throughout and stands for itself: a stage for ``sample.py``, with its step and length.
+    Its parameters are of ``dtype``. It stands for itself: a stage for ``sample.py``, with its step and length.
     """
 
     def __init__(self, *, every_n_steps: int, dtype: str) -> None:
@@ -47,13 +46,12 @@ class EMASnapshots(lightning.Callback):
             assert isinstance(pl_module.ema, PowerEMA)
             known = pl_module.provenance()
             for sigma_rel, network in pl_module.ema.tracks():
-                weights = Weights(
-                    self._parameters(network), known["config"], known["text_fingerprint"], step, sigma_rel
-                )
+                weights = Weights(self._state(network), known["config"], known["text_fingerprint"], step, sigma_rel)
                 weights.save(RunFolder.of_trainer(trainer).snapshots / snapshot_name(step, sigma_rel))
 
-    def _parameters(self, network: nn.Module) -> dict[str, Float[Tensor, "..."]]:
+    def _state(self, network: nn.Module) -> dict[str, Tensor]:
+        averaged = {name for name, _ in network.named_parameters()}  # buffers are the same in all, and stay exact
         return {
-            name: parameter.detach().to("cpu", self.dtype).contiguous()
-            for name, parameter in network.named_parameters()
+            name: value.detach().to("cpu", self.dtype if name in averaged else value.dtype).contiguous()
+            for name, value in network.state_dict().items()
         }

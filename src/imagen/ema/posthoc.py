@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float64
-from safetensors import safe_open
 from torch import Tensor
 
 from imagen.ema.power import gamma_of, inner_product
 from imagen.errors import UserError
-from imagen.runs import RunFolder, Weights, read_header
+from imagen.runs import RunFolder, Weights, read_header, read_weights
 
 MISFIT_LIMIT = 0.1
 """How much of a profile (of its L2 norm) the best fit may miss; 16 snapshots of 0.05 and 0.10 reach 0.03 to 0.25."""
@@ -65,7 +64,7 @@ def coefficients(
 
 
 def reconstruct(run: str | Path, sigma_rel: float, step: int | None = None) -> dict[str, Tensor]:
-    """The parameters, in float32, of the average of length ``sigma_rel`` after ``step``, by default the last saved.
+    """The state, in float32, of the average of length ``sigma_rel`` after ``step``, by default the last saved.
 
     ``step`` is one that snapshots were taken at; those up to it are read one after the other, each once.
 
@@ -110,10 +109,14 @@ def _checked_coefficients(snapshots: list[Snapshot], sigma_rel: float, step: int
 
 
 def _weighted_sum(snapshots: list[Snapshot], weights: list[float]) -> dict[str, Tensor]:
+    """In float64, since weights of either sign may be large; there a buffer, the same in all, comes back exactly."""
     total: dict[str, Tensor] = {}
     for snapshot, weight in zip(snapshots, weights, strict=True):
-        with safe_open(snapshot.path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                tensor = file.get_tensor(name).double()  # weights of either sign may be large: no digit to spare
-                total[name] = total[name].add_(tensor, alpha=weight) if name in total else tensor * weight
-    return {name: tensor.float() for name, tensor in total.items()}
+        for name, value in read_weights(snapshot.path).state.items():
+            if not value.is_floating_point():
+                total[name] = value
+            elif name in total:
+                total[name].add_(value.double(), alpha=weight)
+            else:
+                total[name] = value.double() * weight
+    return {name: value.float() if value.is_floating_point() else value for name, value in total.items()}
