@@ -22,6 +22,11 @@ def test_a_list_is_taken_as_it_is():
     assert read_prompts(OmegaConf.create(["a dog", 7])) == ["a dog", "7"]
 
 
+def test_a_mapping_is_no_list():
+    with pytest.raises(UserError, match="is not a list"):
+        read_prompts(OmegaConf.create({"a": "b"}))
+
+
 def test_every_set_has_prompts_each_once():
     assert "demo" in prompt_sets()
     for name in prompt_sets():

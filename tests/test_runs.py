@@ -101,3 +101,36 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     torch.save({"imagen": Evil()}, tmp_path / "evil.ckpt")
     with pytest.raises(UserError, match="damaged"):
         read_checkpoint(tmp_path / "evil.ckpt")
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path):
+    path = tmp_path / "w.safetensors"
+    WEIGHTS.save(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"w\.safetensors' is damaged"):
+        read_weights(path)
+
+
+def test_an_unfinished_stage_says_so(tmp_path, caplog):
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    kept = {"config": {**CONFIG, "max_steps": 9}, "text_fingerprint": {}}
+    torch.save({"state_dict": {}, "imagen": kept, "global_step": 5}, folder.checkpoints / checkpoint_name(5))
+    read_weights(tmp_path)
+    assert "is unfinished: taken as it is at step 5 of 9" in caplog.text
+
+
+def test_a_run_is_held_by_one_and_leaves_nothing_if_nothing_came_to_be(tmp_path):
+    folder = RunFolder(tmp_path / "toy" / "run")
+    with folder.held():
+        folder.start(CONFIG)
+        with pytest.raises(UserError, match="is being trained by another process"), folder.held():
+            pass
+        folder.start(CONFIG)
+    assert not (tmp_path / "toy").exists()
+    with folder.held():
+        folder.metrics.touch()
+    with folder.held():
+        assert folder.metrics.exists()

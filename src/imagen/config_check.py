@@ -139,10 +139,10 @@ def _read(conf: Path, name: str) -> dict[str, Any]:
 def _check_declared(cfg: DictConfig, declared: dict[str, Any], prefix: str) -> None:
     for name, default in declared.items():
         key = f"{prefix}{name}"
-        if name not in cfg:
-            raise UserError(f"{key} is missing: give it, {key}=...")
         if OmegaConf.is_missing(cfg, name):
             continue
+        if name not in cfg:
+            raise UserError(f"{key} is missing: give it, {key}=...")
         value = cfg[name]
         if isinstance(default, dict):
             _require(isinstance(value, DictConfig), key, value, described(dict))
