@@ -1,4 +1,5 @@
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -6,8 +7,14 @@ import torch
 from imagen import build
 from imagen.cascade import Cascade, Stage
 from imagen.cli import compose
+from imagen.data.pixels import to_uint8
 from imagen.denoiser import Denoiser
 from imagen.errors import UserError
+from imagen.randomness import generator_of
+from imagen.task import ImageToImage, Inpaint, Travel, Upscale
+from imagen.task.picture import picture_at
+from imagen.types import Conditioning
+from tests.pictures import half_mask, picture
 
 
 def make_stage(experiment: str, *overrides: str) -> Stage:
@@ -21,10 +28,13 @@ def make_stage(experiment: str, *overrides: str) -> Stage:
     return build.build_stage(cfg, Denoiser(network.eval(), build.instantiate(cfg.parameterization)), experiment)
 
 
+FAST = ["sampler.num_steps=3"]
+
+
 @pytest.fixture(scope="module")
 def cascade() -> Cascade:
     encoder = build.build_encoder(compose("train", ["experiment=toy"]))
-    return Cascade([make_stage("toy", "sampler=ddpm", "sampler.num_steps=4"), make_stage("toy_sr32")], encoder)
+    return Cascade([make_stage("toy", "sampler=ddpm", "sampler.num_steps=4"), make_stage("toy_sr32", *FAST)], encoder)
 
 
 def test_shapes_are_prompts_by_samples_at_every_stage(cascade):
@@ -65,9 +75,163 @@ def test_augmentation_noise_is_the_same_for_every_step_and_both_halves_of_guidan
 
 def test_stages_that_do_not_chain_are_refused(cascade):
     base, sr = cascade.stages
-    for stages in ([sr, base], [sr], [base, base], []):
+    for stages in ([sr, base], [sr, sr], [base, base], []):
         with pytest.raises(UserError, match=r"chain|empty"):
             Cascade(stages, cascade.encoder)
+
+
+def test_stages_and_task_must_begin_alike(cascade):
+    alone = Cascade(cascade.stages[1:], cascade.encoder)
+    with pytest.raises(UserError, match=r"super-resolution stage \(16 -> 32\).*task=upscale"):
+        alone.sample(["x"])
+    with pytest.raises(UserError, match=r"base stage \(noise -> 16\).*leave it out"):
+        cascade.sample(["x"], task=Upscale(image=picture(16, 16)))
+
+
+def test_upscale_alone_gives_what_the_stage_makes_of_the_picture(cascade):
+    image = picture(16, 16)
+    alone = Cascade(cascade.stages[1:], cascade.encoder)
+    (drawn,) = alone.sample(["x"], task=Upscale(image=image), seed=3, progress=False).by_stage
+    text = cascade.encoder.encode(["x"])
+    expected = cascade.stages[1].sample(text, picture_at(image, 16, 16), [generator_of(3, "x", 0, 32)])
+    assert (drawn[0].int() - to_uint8(expected).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("size", [[32, 48], [64, 32]])
+def test_every_stage_draws_its_share_of_the_size(cascade, size):
+    height, width = size
+    samples = cascade.sample(["x"], size=size, progress=False)
+    shapes = [tuple(stage.shape[-2:]) for stage in samples.by_stage]
+    assert shapes == [(height // 2, width // 2), (height, width)]
+    alone = Cascade(cascade.stages[1:], cascade.encoder)
+    assert alone.sample([""], task=Upscale(image=picture(9, 9)), size=size, progress=False).final.shape[-2:] == (
+        height,
+        width,
+    )
+
+
+def test_a_size_that_does_not_fit_fails_before_any_work(cascade, monkeypatch):
+    monkeypatch.setattr(Stage, "draw", None)
+    with pytest.raises(UserError, match=r"multiples of 4 .*size=\[32,48\]"):
+        cascade.sample(["x"], size=[33, 48])
+
+
+def inpaint() -> Inpaint:
+    return Inpaint(image=picture(40, 40), mask=half_mask(40, 40), resample=2, jump=0.5)
+
+
+def test_inpainting_keeps_the_known_part_at_every_stage_to_the_bit(cascade):
+    samples = cascade.sample(["x"], task=inpaint(), num_samples=2, progress=False)
+    for stage in samples.by_stage:
+        side = stage.shape[-1]
+        known = to_uint8(picture_at(picture(40, 40), side, side))[..., : side // 2]
+        assert torch.equal(stage[..., : side // 2], known.expand(1, 2, -1, -1, -1))
+        assert not torch.equal(stage[0, 0], stage[0, 1])
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        inpaint(),
+        ImageToImage(image=picture(16, 16), strength=0.7, sr_strength=0.7),
+        ImageToImage(image=picture(16, 16), strength=0.7, sr_strength=1.0),
+    ],
+    ids=["inpaint", "image_to_image", "variations"],
+)
+def test_in_every_task_a_sample_is_the_same_alone_and_among_others(cascade, task):
+    among = cascade.sample(["a", "a red circle"], task=task, seed=7, progress=False)
+    alone = cascade.sample(["a red circle"], task=task, seed=7, progress=False)
+    for many, one in zip(among.by_stage, alone.by_stage, strict=True):
+        assert (many[1, 0].int() - one[0, 0].int()).abs().max() <= 1
+
+
+def test_travel_ends_at_the_two_seeds_own_pictures(cascade):
+    task = Travel(to_seed=8, frames=3)
+    frames = cascade.sample(["x"], task=task, seed=7, progress=False)
+    for frame, seed in ((0, 7), (2, 8)):
+        own = cascade.sample(["x"], seed=seed, progress=False)
+        for many, one in zip(frames.by_stage, own.by_stage, strict=True):
+            assert (many[0, frame].int() - one[0, 0].int()).abs().max() <= 1
+
+
+def record(monkeypatch, stage: Stage) -> list[Conditioning]:
+    """What the stage's network is told from now on."""
+    seen, forward = [], stage.denoiser.network.forward
+    monkeypatch.setattr(stage.denoiser.network, "forward", lambda *given: seen.append(given[2]) or forward(*given))
+    return seen
+
+
+def test_negative_prompts_take_the_place_of_no_text_in_guidance(cascade, monkeypatch):
+    seen = record(monkeypatch, cascade.stages[0])
+    plain = cascade.sample(["a", "b"], progress=False)
+    assert seen[-1].text.absent.tolist() == [False, False, True, True]
+    one = cascade.sample(["a", "b"], negative_prompts=["a blue square"], progress=False)
+    assert seen[-1].text.absent.tolist() == [False] * 4
+    expected = cascade.encoder.encode(["a blue square"]).tokens
+    assert torch.equal(seen[-1].text.tokens[2:], expected.expand(2, -1, -1))
+    assert one.negative_prompts == ["a blue square"] * 2
+    each = cascade.sample(["a", "b"], negative_prompts=["a blue square", ""], progress=False)
+    assert seen[-1].text.absent.tolist() == [False, False, False, True]
+    assert not torch.equal(plain.final[0], each.final[0])
+    assert (one.final[0].int() - each.final[0].int()).abs().max() <= 1
+    assert (plain.final[1].int() - each.final[1].int()).abs().max() <= 1  # an empty negative prompt is none
+
+
+def test_negative_prompts_that_match_no_prompts_are_refused_and_idle_ones_warned_of(cascade, caplog):
+    for unfit in (["a", "b"], []):
+        with pytest.raises(UserError, match=r"one for each of the 3 prompts"):
+            cascade.sample(["x", "y", "z"], negative_prompts=unfit)
+    off = Cascade([make_stage("toy", "guidance.weight=1.0", *FAST)], cascade.encoder)
+    off.sample(["x"], negative_prompts=["y"], progress=False)
+    assert "negative_prompts do nothing" in caplog.text
+    caplog.clear()
+    cascade.sample(["x"], negative_prompts=["y"], progress=False)
+    assert not caplog.text
+
+
+def test_an_empty_prompt_is_none(cascade, monkeypatch):
+    seen = record(monkeypatch, cascade.stages[1])
+    cascade.sample(["", "x"], progress=False)
+    assert seen[0].text.absent.tolist()[:2] == [True, False]
+
+
+def test_truncated_hands_the_unfinished_sample_on_and_shows_the_finished_one(cascade, monkeypatch):
+    truncated = make_stage("toy_sr32", "conditioning_augmentation=truncated", "augmentation_level=0.3", *FAST)
+    seen = record(monkeypatch, truncated)
+    both = Cascade([cascade.stages[0], truncated], cascade.encoder)
+    samples = both.sample(["x"], seed=7, progress=False)
+    base = cascade.stages[0]
+    generators = [generator_of(7, "x", 0, 16)]
+    cond = base.condition(cascade.encoder.encode(["x"]), None, generators)
+    drawn = base.draw(cond, (16, 16), generators, early_stop=truncated.early_stop)
+    assert drawn.unfinished is not None
+    torch.testing.assert_close(seen[0].low_res[:1], drawn.unfinished)
+    assert torch.equal(samples.by_stage[0][0], to_uint8(drawn.pictures))
+    # no unfinished sample of a user's picture: it is noised, as Gaussian does
+    alone = Cascade([truncated], cascade.encoder)
+    gaussian = make_stage("toy_sr32", "augmentation_level=0.3", *FAST)
+    task = Upscale(image=picture(16, 16))
+    one, other = (c.sample(["x"], task=task, progress=False) for c in (alone, Cascade([gaussian], cascade.encoder)))
+    assert torch.equal(one.final, other.final)
+
+
+def test_progress_counts_every_step(cascade, monkeypatch):
+    truncated = make_stage("toy_sr32", "conditioning_augmentation=truncated", "augmentation_level=0.3", *FAST)
+    task, bars = inpaint(), []
+    monkeypatch.setattr("imagen.cascade.tqdm", lambda **settings: bars.append(Bar(settings["total"])) or bars[-1])
+    Cascade([cascade.stages[0], truncated], cascade.encoder).sample(["x", "y"], task=task, batch_size=1)
+    assert bars[0].done == bars[0].total == 2 * task.num_steps(4 + 3)
+
+
+class Bar(nullcontext):
+    """A progress bar that counts."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__(self)
+        self.total, self.done = total, 0
+
+    def update(self, steps: int = 1) -> None:
+        self.done += steps
 
 
 @pytest.mark.parametrize("prompts", [[], "a dog"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -139,18 +139,21 @@ class Cascade:
                 shown = cut if len(cut) <= 100 else f"{cut[:100]}..."
                 log.warning("prompt %r is longer than the encoder's %d tokens; cut: %r", prompt[:60], limit, shown)
 
-    def _encode(self, prompts: list[str]) -> TextEmbedding:
-        # an empty one is marked, as training marks a dropped caption, and not shown as what its tokens would be
+    def _encode(self, batch: "list[_Wanted]") -> tuple[TextEmbedding, TextEmbedding | None]:
+        """Prompts, and negative prompts if there are any. An empty one is marked absent, as training marks captions."""
+        prompts, negatives = [wanted.prompt for wanted in batch], [wanted.negative for wanted in batch]
         text = self.encoder.encode(prompts)
-        empty = [not prompt.strip() for prompt in prompts]
-        return text.dropped(torch.tensor(empty, device=text.absent.device))
+        text = text.dropped(_empty(prompts).to(text.mask.device))
+        if _empty(negatives).all():
+            return text, None
+        # in place of an empty one the prompt, absent: to the network the very null text that guidance would take
+        negative = self.encoder.encode([wanted.negative.strip() or wanted.prompt for wanted in batch])
+        return text, negative.dropped(_empty(negatives).to(text.mask.device))
 
     def _sample_batch(
         self, batch: "list[_Wanted]", job: "_Job", advance: Callable[[], object]
     ) -> list[UInt8[Tensor, "b 3 _ _"]]:
-        text = self._encode([wanted.prompt for wanted in batch])
-        negatives = [wanted.negative for wanted in batch]
-        negative = self._encode(negatives) if any(negatives) else None
+        text, negative = self._encode(batch)
         first, pictures, drawn = self.stages[0], [], None
         if first.scale is not None:
             drawn = Drawn(job.task.low_res(*job.sizes[0]).to(first.device).expand(len(batch), -1, -1, -1))
@@ -170,6 +173,10 @@ class Cascade:
             )
             pictures.append(to_uint8(drawn.pictures).cpu())
         return pictures
+
+
+def _empty(prompts: list[str]) -> Bool[Tensor, " b"]:
+    return torch.tensor([not prompt.strip() for prompt in prompts])
 
 
 @dataclass(frozen=True)
