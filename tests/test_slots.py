@@ -4,7 +4,7 @@ from hydra.core.config_store import ConfigStore
 from imagen.cli import compose
 from imagen.errors import UserError
 from imagen.runs import Weights
-from imagen.slots import register
+from imagen.slots import register, slot_names
 from tests.test_runs import CONFIG
 
 
@@ -43,3 +43,14 @@ def test_a_setting_for_a_slot_that_no_stage_fills_is_refused(tmp_path):
     for argument in ("sr1.augmentation_level=0.2", "sampler@sr2.sampler=ddim"):
         with pytest.raises(UserError, match=f"{argument} is of no effect: the stages fill base alone"):
             register([stages, argument])
+
+
+def test_super_resolution_alone_leaves_the_base_slot_empty():
+    base, sr = {"low_resolution": None}, {"low_resolution": 16}
+    assert slot_names([]) == ()
+    assert slot_names([base, sr, sr]) == ("base", "sr1", "sr2")
+    assert slot_names([sr]) == ("sr1",)
+    assert slot_names([sr, sr]) == ("sr1", "sr2")
+    for many in ([base, sr, sr, sr], [sr, sr, sr]):
+        with pytest.raises(UserError, match=f"{len(many)} entries"):
+            slot_names(many)
