@@ -5,7 +5,7 @@ import imagen
 from imagen import build
 from imagen.cli import compose
 from imagen.errors import UserError
-from imagen.runs import Weights
+from imagen.runs import Weights, read_weights
 
 TOY = compose("train", ["experiment=toy"])
 
@@ -96,3 +96,31 @@ def test_a_crop_that_does_not_fit_network_and_enlargement_is_refused():
     assert build.build_module(compose("train", ["experiment=toy_sr32", "data.crop=16"]))
     with pytest.raises(UserError, match=r"data.crop=14 must be a multiple of 4 .*stride \(4\).*enlargement \(2\)"):
         build.build_module(compose("train", ["experiment=toy_sr32", "data.crop=14"]))
+
+
+def test_an_optimizer_says_at_once_what_it_does_not_take():
+    with pytest.raises(UserError, match=r"optimizer refuses its settings.*optimizer\.lr=-1"):
+        build.build_module(compose("train", ["experiment=toy", "optimizer.lr=-1"]))
+
+
+@pytest.mark.parametrize("device", ["gpuu", "cuda:99"])
+def test_a_device_that_is_not_there_is_told_with_those_that_are(device):
+    with pytest.raises(UserError, match=f"device={device} is not to be had here: give one of auto, cpu"):
+        build.pick_device(device)
+    assert build.pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("break_", "said"),
+    [
+        (lambda config: config.pop("schedule"), "is damaged or of another version: its config lacks schedule"),
+        (lambda config: config["sampler"].update(_target_="imagen.sampler.DIM"), "imagen.sampler.DIM does not exist"),
+    ],
+)
+def test_a_damaged_config_in_a_stage_is_told_in_one_sentence(stages, tmp_path, break_, said):
+    weights = read_weights(stages[0])
+    break_(weights.config)
+    weights.save(tmp_path / "broken.safetensors")
+    with pytest.raises(UserError, match=said) as caught:
+        imagen.load_cascade([tmp_path / "broken.safetensors"])
+    assert "\n" not in str(caught.value)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from imagen.cli import CONF, compose, explain
+from imagen.cli import CONF, as_overrides, compose, explain, one_sentence
 from imagen.errors import UserError
 from imagen.slots import register
 
@@ -36,12 +36,43 @@ def test_an_unknown_key_is_named_with_its_nearest(override, key, nearest):
     assert "\n" not in sentence
 
 
-def test_an_unknown_option_lists_those_there_are():
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "optimizer=adamww",
+            "optimizer=adamww is not an option of optimizer: the nearest is adamw; there are adafactor",
+        ),
+        ("experiment=toyy", "experiment=toyy is not an option of experiment: the nearest is toy; there are"),
+        ("sampler=nonesuch", "sampler=nonesuch is not an option of sampler: there are ddim"),
+        ("logger=[wandb,bord]", "logger=bord is not an option of logger: there are tensorboard, wandb"),
+        ("experimnt=toy", "unknown config key 'experimnt': the nearest keys are experiment"),
+    ],
+)
+def test_an_unknown_option_or_group_names_the_nearest_and_those_there_are(override, said):
     with pytest.raises(Exception) as caught:  # noqa: PT011
-        compose("train", ["sampler=nonesuch"])
-    sentence = explain(caught.value, "train")
-    assert "ddim" in sentence
-    assert "\n" not in sentence
+        compose("train", [override])
+    assert explain(caught.value, "train").startswith(said)
+
+
+def test_an_option_is_told_as_one_would_type_it():
+    cfg = compose("train", ["experiment=toy"])
+    assert as_overrides("text_encoder", cfg.text_encoder) == "text_encoder=hash"
+    cfg.text_encoder.max_length = 32
+    assert as_overrides("text_encoder", cfg.text_encoder) == "text_encoder=hash text_encoder.max_length=32"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), 130),
+        (OSError(28, "No space left on device", "a.tar"), "error: a.tar cannot be used: No space left on device"),
+    ],
+)
+def test_a_script_that_was_stopped_or_has_no_space_ends_without_a_traceback(error, status):
+    with pytest.raises(SystemExit) as stopped, one_sentence("train"):
+        raise error
+    assert stopped.value.code == status
 
 
 def test_a_script_ends_with_one_sentence_and_status_1():

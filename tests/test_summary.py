@@ -9,7 +9,7 @@ from torch import nn
 
 from imagen import build
 from imagen.cli import compose
-from imagen.summary import _activation_bytes, _forward_flops, summarize
+from imagen.summary import _activation_bytes, _forward_flops, main, summarize
 
 
 class OneConv(nn.Module):
@@ -62,3 +62,12 @@ def test_the_command_prints_json():
     out = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
     keys = {"parameters", "forward_flops", "activation_bytes", "ema_bytes", "optimizer_bytes", "shapes"}
     assert set(json.loads(out)) == keys
+
+
+def test_the_command_helps_and_refuses_what_it_does_not_know(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["summary", "experiment=toy", "--help"])
+    main()
+    assert "python -m imagen.summary experiment=" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["summary", "experiment=toy", "--jsn"])
+    with pytest.raises(SystemExit, match="--jsn is not an option: there are --json and --help"):
+        main()

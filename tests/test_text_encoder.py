@@ -244,6 +244,11 @@ def test_another_familys_folder_is_refused(bert_folder):
         tiny(T5, bert_folder).encode(["a"])
 
 
+def test_a_folder_without_a_config_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"there is no config\.json in"):
+        tiny(T5, tmp_path).encode(["a"])
+
+
 def test_weights_other_than_safetensors_are_refused(t5_folder, tmp_path):
     folder = Path(shutil.copytree(t5_folder, tmp_path / "pickled"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

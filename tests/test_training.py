@@ -133,3 +133,47 @@ def test_resume_never_refuses_a_folder_in_use(uninterrupted, tmp_path):
     (folder.checkpoints / "step_000000002.ckpt").touch()
     with pytest.raises(UserError, match="resume=never"):
         train(toy(tmp_path, "resume=never"))
+
+
+def test_a_checkpoint_of_another_config_is_refused_with_what_differs(uninterrupted, tmp_path):
+    checkpoint = uninterrupted.all_checkpoints()[-1]
+    for overrides, said in (
+        (
+            ["network.width=32", "optimizer.lr=0.5"],
+            r"network\.width 16 there, 32 here, optimizer\.lr 0\.002 there",
+        ),
+        (["ema=none"], "ema ExponentialEMA there, NoEMA here"),
+        (["max_steps=5"], "is at step 6 already, past max_steps=5"),
+    ):
+        with pytest.raises(UserError, match=said):
+            train(toy(tmp_path, f"resume={checkpoint}", *overrides))
+    assert list(tmp_path.iterdir()) == []  # what is refused leaves nothing
+
+
+def test_a_finished_run_is_trained_longer_from_its_checkpoint_and_stopped_goes_on(uninterrupted, tmp_path, monkeypatch):
+    longer = [f"resume={uninterrupted.all_checkpoints()[-1]}", "max_steps=9"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(SystemExit):
+            train(toy(tmp_path, *longer))
+    folder = train(toy(tmp_path, *longer))
+    assert json.loads(folder.done.read_text())["step"] == 9
+    assert min(row["step"] for row in rows(folder)) == 7  # the second sitting went on from the first, not from 6
+
+
+def test_garbage_to_resume_from_is_told(tmp_path):
+    (tmp_path / "garbage.ckpt").write_bytes(b"garbage")
+    with pytest.raises(UserError, match=r"garbage\.ckpt' is damaged.*give another"):
+        train(toy(tmp_path / "outputs", f"resume={tmp_path}/garbage.ckpt"))
+
+
+def test_a_run_in_training_is_refused_to_a_second_process(tmp_path):
+    cfg = toy(tmp_path)
+    with RunFolder.of(build.run_config(cfg)).held(), pytest.raises(UserError, match="trained by another process"):
+        train(cfg)
+
+
+def test_an_output_folder_that_cannot_be_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"output_dir=.* cannot be made a folder"):
+        train(toy(tmp_path / "file"))
