@@ -40,7 +40,7 @@ class BetweenGenerators(torch.Generator):
     """
 
     def __new__(cls, first: torch.Generator, second: torch.Generator, way: float) -> "BetweenGenerators":
-        return super().__new__(cls, first.device)
+        return super().__new__(cls, first.device)  # pyright: ignore[reportCallIssue]  # the stub has only __init__
 
     def __init__(self, first: torch.Generator, second: torch.Generator, way: float) -> None:
         self.ends = (first, second)

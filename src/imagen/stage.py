@@ -3,6 +3,7 @@
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -64,7 +65,7 @@ class Stage:
     @property
     def stride(self) -> int:
         """What the sides of its pictures must be multiples of."""
-        return getattr(self.denoiser.network, "stride", self.resolution)
+        return cast(int, self.denoiser.network.stride)
 
     @property
     def early_stop(self) -> float:
