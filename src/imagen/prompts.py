@@ -24,7 +24,7 @@ def read_prompts(prompts: str | Sequence[object] | Mapping[object, object]) -> l
     Raises: UserError if there is no such set or file, it cannot be read, or there is no prompt in it.
     """
     if isinstance(prompts, Mapping):
-        raise UserError(f"prompts={dict(prompts)} is not a list: write 'prompts=[\"red apple\",\"a house\"]'")
+        raise UserError(f'prompts={dict(prompts)} is not a list: write \'prompts=["red apple","a house"]\'')
     if not isinstance(prompts, str):
         found = [_prompt(entry, prompts) for entry in prompts]
     elif prompts in prompt_sets():
