@@ -4,21 +4,21 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
+from imagen.cli import CONF, compose
 from imagen.errors import UserError
-from imagen.network.attention import CrossAttention, SelfAttention
+from imagen.network.attention import CrossAttention, HeadNorm, SelfAttention
 from imagen.network.blocks import ResBlock
 from imagen.network.efficient_unet import EfficientUNet
 from imagen.null_text import ZeroedText
 from imagen.types import Conditioning, TextEmbedding
 
-CONF = Path(__file__).parent.parent / "conf" / "network"
 SMALL: dict[str, Any] = {
     "text_width": 12,
     "text_pooling": "attention",
@@ -55,7 +55,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def paper(option: str, **changes: Any) -> EfficientUNet:
-    node: Any = OmegaConf.load(CONF / f"{option}.yaml")
+    node: Any = OmegaConf.load(CONF / "network" / f"{option}.yaml")
     del node["_target_"]
     node["text_width"] = 4096
     values: Any = OmegaConf.to_container(node)
@@ -147,12 +147,12 @@ def test_the_order_of_resampling_hardly_changes_the_size():
 
 def test_a_fifth_level_is_one_override():
     """Another reading of figure A.30: a fifth level of 1024 channels without a stride, attention on the last two."""
-    node: Any = OmegaConf.load(CONF / "efficient_unet_five_levels.yaml")
+    node: Any = OmegaConf.load(CONF / "network" / "efficient_unet_five_levels.yaml")
     network = paper("efficient_unet_five_levels")
     assert round(sum(p.numel() for p in network.parameters()) / 1e6) == 773
     assert network.stride == 16
     assert len(network.down) == 5
-    four: Any = OmegaConf.load(CONF / "efficient_unet.yaml")
+    four: Any = OmegaConf.load(CONF / "network" / "efficient_unet.yaml")
     assert {key for key in node if node._get_node(key) != four._get_node(key)} == {
         "channels",
         "strides",
@@ -263,6 +263,23 @@ def test_bf16_autocast_is_near_float32(layout: torch.memory_format, patch_size: 
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], named: str):
     with pytest.raises(UserError, match=named):
         EfficientUNet(ZeroedText(), **(SMALL | changes))
+
+
+def test_norms_of_text_queries_and_keys_are_switched_everywhere():
+    def kinds(**changes: Any) -> set[type]:
+        return {type(m) for m in small(**changes).modules()} & {nn.LayerNorm, HeadNorm}
+
+    assert kinds() == {nn.LayerNorm}
+    assert kinds(text_norm=False) == set()
+    assert kinds(text_norm=False, qk_norm=True) == {HeadNorm}
+
+
+@pytest.mark.parametrize(
+    "override", ["text_norm=maybe", "qk_norm=2", "downsample_first=last", "text_pooling=3", "self_attention=true"]
+)
+def test_a_mistyped_hyperparameter_names_itself(override: str):
+    with pytest.raises(UserError, match=f"(?i)network.{override}"):
+        compose("train", ["experiment=toy_sr32", f"network.{override}"])
 
 
 def test_compiles_without_a_graph_break():

@@ -14,7 +14,7 @@ from torch import nn
 from imagen import build
 from imagen.cli import CONF, compose
 from imagen.errors import UserError
-from imagen.network.attention import NoTextKeys, SelfAttention, TextKeys
+from imagen.network.attention import HeadNorm, NoTextKeys, SelfAttention, TextKeys
 from imagen.network.unet import UNet
 from imagen.null_text import ZeroedText
 from imagen.randomness import TrainingAddress
@@ -180,6 +180,15 @@ def test_any_multiple_of_the_stride_is_taken_and_others_name_sizes_that_work():
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], named: str):
     with pytest.raises(UserError, match=named):
         UNet(ZeroedText(), **(SMALL | changes))
+
+
+def test_norms_of_text_queries_and_keys_are_switched_everywhere():
+    def kinds(**changes: Any) -> set[type]:
+        return {type(m) for m in small(**changes).modules()} & {nn.LayerNorm, HeadNorm}
+
+    assert kinds() == {nn.LayerNorm}
+    assert kinds(text_norm=False) == set()
+    assert kinds(text_norm=False, qk_norm=True) == {HeadNorm}
 
 
 def test_compiles_without_a_graph_break():
