@@ -58,7 +58,7 @@ def test_one_step_is_ddim() -> None:
 def test_the_corrector_sees_the_new_x0_before_the_next_step() -> None:
     """Where x0 depends on the level alone, linearly in log-SNR, x after each corrected step is the exact solution."""
     states: list[Tensor] = []
-    grid, x, cond = torch.tensor([-2.0, -1.5, -0.6, 0.1, 0.5]).double(), normal(1, 3, 4, 4), conditioning(1)
+    grid, x, cond = torch.tensor([-2.0, -1.5, -0.6, 0.1, math.inf]).double(), normal(1, 3, 4, 4), conditioning(1)
 
     def denoise(x_t: Tensor, logsnr: Tensor, cond: Conditioning) -> Prediction:
         states.append(x_t)

@@ -68,7 +68,7 @@ class TruncatedAugmentation(GaussianAugmentation):
     """
 
     def early_stop(self, level: float) -> float:
-        return self.schedule.logsnr(torch.tensor(level, dtype=torch.float64)).item()
+        return self.schedule.logsnr(torch.tensor(level, dtype=torch.float64, device="cpu")).item()
 
 
 class NoAugmentation(ConditioningAugmentation):

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from imagen.cascade import Stage
 from imagen.denoiser import Denoiser
 from imagen.ema import EMA
 from imagen.loss import DiffusionLoss
 from imagen.null_text import check_null_text
 from imagen.randomness import TrainingAddress
+from imagen.stage import Stage
 from imagen.types import Batch
 
 VALIDATION_STEP = -1

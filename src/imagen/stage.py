@@ -78,7 +78,7 @@ class Stage:
 
     def grids(self, task: Task, early_stop: float) -> list[Float[Tensor, " _"]]:
         """The log-SNRs that the task visits: in two parts where it is to stop on the way, and gets there."""
-        strength = torch.tensor(task.strength(self.scale is not None), dtype=torch.float64)
+        strength = torch.tensor(task.strength(self.scale is not None), dtype=torch.float64, device="cpu")
         start = self.schedule.logsnr(strength).item()
         grid = self.grid()
         if start > grid[0]:

@@ -123,7 +123,7 @@ class CrossAttention(nn.Module):
         q = self.q(self.norm(x).flatten(2).transpose(1, 2)).unflatten(2, (self.num_heads, -1))
         null_kv = self.null_kv.to(q.dtype).expand(len(x), -1, -1)
         k, v = null_kv.unflatten(2, (2, self.num_heads, -1)).unbind(2)
-        h = self.out(attend(self.q_norm(q), *self.text(k, v, text)))
+        h = self.out(attend(self.q_norm(q), *self.text(self.text.k_norm(k), v, text)))
         return _added(x, h, self.skip_scale)
 
 

@@ -18,8 +18,8 @@ class Ancestral(Sampler):
     """DDPM's walk (arXiv 2006.11239, algorithm 2; Imagen, appendix A).
 
     gamma in [0, 1] interpolates the log of the added variance from its lower bound, exact if the data are one picture,
-    to its upper, exact if they have unit variance. The last step takes the lower bound: no noise into the clean end, as
-    in DDPM. For Gaussian data of standard deviation 0.5 or less this gives the better variance, and a large gamma with
+    to its upper, exact if they have unit variance. A step into the clean end takes the lower bound: no noise, as in
+    DDPM. For Gaussian data of standard deviation 0.5 or less this gives the better variance, and a large gamma with
     few steps would leave its noise on the picture.
     """
 
@@ -29,7 +29,7 @@ class Ancestral(Sampler):
         for here, there in pairwise(levels):
             prediction = predict(x, here)
             kept = math.exp(here.logsnr - there.logsnr)
-            gamma = 0.0 if there is levels[-1] else self._gamma(prediction)
+            gamma = 0.0 if there.sigma == 0 else self._gamma(prediction)
             std = math.sqrt(1 - kept) * there.sigma ** (1 - gamma) * here.sigma**gamma
             x = moved(x, prediction, here, there, kept) + std * noise_like(x, generators)
             yield x, prediction

@@ -16,8 +16,8 @@ from imagen.sampler.ddim import ddim_step
 class Multistep2(Sampler):
     """The two-step extrapolation, in log-SNR, with one network call a step.
 
-    The first step has nothing to extrapolate from, and the last is so long in log-SNR that extrapolating over it would
-    blow up: both are plain DDIM steps.
+    The first step has nothing to extrapolate from, and one into the clean end is so long in log-SNR that extrapolating
+    over it would blow up: both are plain DDIM steps.
     """
 
     eta: ClassVar[float]
@@ -30,7 +30,7 @@ class Multistep2(Sampler):
         for here, there in pairwise(levels):
             prediction = predict(x, here)
             step, x0 = there.logsnr - here.logsnr, prediction.x0
-            if x0_before is not None and there is not levels[-1]:
+            if x0_before is not None and there.sigma > 0:
                 x0 = x0 + step / (2 * step_before) * (x0 - x0_before)
             x0_before, step_before = prediction.x0, step
             x = ddim_step(x, replace(prediction, x0=x0), here, there, self.eta, generators)

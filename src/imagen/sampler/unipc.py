@@ -20,8 +20,8 @@ class UniPC(Sampler):
 
     The exact solution of a step is a DDIM move along the mean of x0 over the step, weighted by exp(log-SNR / 2). The
     predictor takes it from the polynomial through the last ``order`` x0s (1 to 3), the corrector, once more accurate,
-    through the new one too. Orders rise from 1 at the first step and fall to 1 at the last, over whose length in
-    log-SNR a polynomial would blow up.
+    through the new one too. Orders rise from 1 at the first step and fall to 1 at a last one into the clean end,
+    over whose length in log-SNR a polynomial would blow up.
     """
 
     def __init__(self, *, num_steps: int, order: int) -> None:
@@ -39,7 +39,8 @@ class UniPC(Sampler):
             prediction = predict(x, here)
             if known:
                 x = _moved_along_mean(started, known, [(here, prediction)], here)
-            known = [(here, prediction), *known][: min(self.order, len(levels) - 1 - i)]
+            left = len(levels) - 1 - i if levels[-1].sigma == 0 else self.order
+            known = [(here, prediction), *known][: min(self.order, left)]
             started, x = x, _moved_along_mean(x, known, [], there)
             yield x, prediction
 
@@ -70,7 +71,10 @@ def weights(places: list[float], h: float) -> list[float]:
         return []
     if len(places) == 1:
         return [1 / (2 * places[0])]
-    powers = torch.tensor(places, dtype=torch.float64, device="cpu") ** torch.arange(1, len(places) + 1)[:, None]
+    powers = (
+        torch.tensor(places, dtype=torch.float64, device="cpu")
+        ** torch.arange(1, len(places) + 1, device="cpu")[:, None]
+    )
     moments = torch.tensor(_moments(len(places), h), dtype=torch.float64, device="cpu")
     return torch.linalg.solve(powers, moments).tolist()
 
