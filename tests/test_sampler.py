@@ -1,5 +1,7 @@
 """What holds for every sampler: its error with every parameterization and spacing, stability, grids, independence."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from omegaconf import OmegaConf

@@ -15,7 +15,7 @@ EPSILON = 1e-6
 class HeadNorm(nn.Module):
     """Each head's query or key over its root mean square, times a learned scale that all heads share.
 
-    Bounds the attention logits (query-key normalisation, arXiv 2010.04245; with RMS as in arXiv 2403.03206, section
+    Bounds the attention logits of picture and text (query-key normalisation, arXiv 2010.04245; with RMS as in arXiv 2403.03206, section
     5.3.2). Not in the paper.
     """
 
@@ -123,7 +123,8 @@ class CrossAttention(nn.Module):
         q = self.q(self.norm(x).flatten(2).transpose(1, 2)).unflatten(2, (self.num_heads, -1))
         null_kv = self.null_kv.to(q.dtype).expand(len(x), -1, -1)
         k, v = null_kv.unflatten(2, (2, self.num_heads, -1)).unbind(2)
-        h = self.out(attend(self.q_norm(q), *self.text(self.text.k_norm(k), v, text)))
+        # the null key goes without the norm, which would multiply its gradient at zero, where it starts, by a thousand
+        h = self.out(attend(self.q_norm(q), *self.text(k, v, text)))
         return _added(x, h, self.skip_scale)
 
 
