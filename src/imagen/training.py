@@ -82,7 +82,8 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
 def _is_first_process() -> bool:
     """Whether no other process of this training could hold the run's folder; known before there is a trainer."""
     node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    return rank_zero_only.rank == 0 and node == "0"
+    rank: int = getattr(rank_zero_only, "rank")  # noqa: B009 - set from outside, unknown to type checkers
+    return rank == 0 and node == "0"
 
 
 @dataclass(frozen=True)
