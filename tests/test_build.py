@@ -94,8 +94,8 @@ def test_an_augmentation_level_outside_0_to_1_is_refused(level):
 
 def test_a_crop_that_does_not_fit_network_and_enlargement_is_refused():
     assert build.build_module(compose("train", ["experiment=toy_sr32", "data.crop=16"]))
-    with pytest.raises(UserError, match=r"data.crop=14 must be a multiple of 4 .*stride \(4\).*enlargement \(2\)"):
-        build.build_module(compose("train", ["experiment=toy_sr32", "data.crop=14"]))
+    with pytest.raises(UserError, match=r"data.crop=15 must be a multiple of 2 .*stride \(2\).*enlargement \(2\)"):
+        build.build_module(compose("train", ["experiment=toy_sr32", "data.crop=15"]))
 
 
 def test_an_optimizer_says_at_once_what_it_does_not_take():

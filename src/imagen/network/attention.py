@@ -15,8 +15,8 @@ EPSILON = 1e-6
 class HeadNorm(nn.Module):
     """Each head's query or key over its root mean square, times a learned scale that all heads share.
 
-    Bounds the attention logits of picture and text (query-key normalisation, arXiv 2010.04245; with RMS as in arXiv 2403.03206, section
-    5.3.2). Not in the paper.
+    Bounds the attention logits of picture and text (query-key normalisation, arXiv 2010.04245; with RMS as in arXiv
+    2403.03206, section 5.3.2). Not in the paper.
     """
 
     def __init__(self, head_channels: int):
