@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from imagen.build import build_encoder, pick_device
+from imagen.build import build_encoder
 from imagen.cli import main
 from imagen.data import shards
+from imagen.devices import pick_device
 from imagen.errors import UserError
 from imagen.text_encoder import TextEncoder
 

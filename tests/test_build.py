@@ -103,13 +103,6 @@ def test_an_optimizer_says_at_once_what_it_does_not_take():
         build.build_module(compose("train", ["experiment=toy", "optimizer.lr=-1"]))
 
 
-@pytest.mark.parametrize("device", ["gpuu", "cuda:99"])
-def test_a_device_that_is_not_there_is_told_with_those_that_are(device):
-    with pytest.raises(UserError, match=f"device={device} is not to be had here: give one of auto, cpu"):
-        build.pick_device(device)
-    assert build.pick_device("cpu").type == "cpu"
-
-
 @pytest.mark.parametrize(
     ("break_", "said"),
     [
@@ -124,3 +117,10 @@ def test_a_damaged_config_in_a_stage_is_told_in_one_sentence(stages, tmp_path, b
     with pytest.raises(UserError, match=said) as caught:
         imagen.load_cascade([tmp_path / "broken.safetensors"])
     assert "\n" not in str(caught.value)
+
+
+def test_a_clash_of_sampling_settings_is_told_before_any_network_is_built(monkeypatch):
+    monkeypatch.setattr(build, "build_network", lambda cfg: pytest.fail("a network was built"))
+    for override in ("guidance=autoguidance", "threshold=dynamic threshold.percentile=2.0", "sampler=ddpm_learned"):
+        with pytest.raises(UserError, match=r"checkpoint|percentile|ddpm_learned"):
+            build.build_module(compose("train", ["experiment=toy", *override.split()]))

@@ -25,7 +25,8 @@ def make_stage(experiment: str, *overrides: str) -> Stage:
         generator = torch.Generator().manual_seed(0)
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    return build.build_stage(cfg, Denoiser(network.eval(), build.instantiate(cfg.parameterization)), experiment)
+    denoiser = Denoiser(network.eval(), build.instantiate(cfg.parameterization))
+    return Stage(experiment, denoiser, **build.sampling_parts(cfg))
 
 
 FAST = ["sampler.num_steps=3"]

@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import imagen
-from imagen.build import ALLOWED_TARGETS, CHOICES
 from imagen.cli import CONF
+from imagen.targets import ALLOWED_TARGETS, CHOICES
 
 PACKAGE = Path(imagen.__file__).parent
 TESTS = Path(__file__).parent

@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import FunctionType
 from typing import Any, cast
 
 import hydra.utils
@@ -16,53 +15,21 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from imagen.cascade import Cascade, Stage
+from imagen.cascade import Cascade
 from imagen.cli import as_overrides
 from imagen.denoiser import Denoiser
+from imagen.devices import pick_device
 from imagen.errors import UserError
-from imagen.guidance import Guidance
 from imagen.lightning_module import DiffusionModule
 from imagen.loss import DiffusionLoss
 from imagen.parameterization import Parameterization
 from imagen.runs import RunFolder, Weights, plain, read_weights
 from imagen.sampler import Sampler
-from imagen.schedule import NoiseSchedule
 from imagen.skip_init import SkipInit
 from imagen.slots import slot_names
+from imagen.stage import Stage
+from imagen.targets import find_target
 from imagen.text_encoder import TextEncoder
-
-CHOICES = (
-    "callback",
-    "conditioning_augmentation",
-    "data",
-    "ema",
-    "guidance",
-    "metric",
-    "network",
-    "null_text",
-    "parameterization",
-    "sampler",
-    "schedule",
-    "spacing",
-    "task",
-    "text_encoder",
-    "threshold",
-    "weighting",
-)
-"""The choices: a folder of conf/, a module of this package, and a test each."""
-
-ALLOWED_TARGETS = (
-    *(f"imagen.{choice}." for choice in CHOICES),
-    "torch.optim.",
-    "lightning.pytorch.",
-    "lightning.Trainer",
-    "transformers.get_",
-)
-"""What a config may name. A config travels inside weights, and so may come from anyone."""
-
-HOMES = (*(f"imagen.{choice}" for choice in CHOICES), "torch.optim", "lightning.pytorch", "transformers.optimization")
-"""Where what it names must have been defined: ``imagen.data.module.os.system`` begins well and ends badly."""
-
 
 REBUILT_FROM = (
     *("text_encoder", "null_text", "network", "channels_last", "seed", "trainer"),
@@ -90,29 +57,6 @@ def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
         raise
 
 
-def find_target(node: DictConfig) -> Any:
-    """The class or function that ``node`` names.
-
-    Raises: UserError unless it is defined where options are, and ``node`` hands it keywords alone.
-    """
-    target = str(node.get("_target_"))
-    if not target.startswith(ALLOWED_TARGETS):
-        raise UserError(f"_target_={target} is not allowed in a config; it must begin with one of {ALLOWED_TARGETS}")
-    try:
-        found = hydra.utils.get_object(target)
-    except (ImportError, AttributeError, ValueError, InstantiationException) as error:
-        raise UserError(f"_target_={target} does not exist: it is misspelt, damaged or of another version") from error
-    home = getattr(found, "__module__", None) or ""
-    if not (callable(found) and any(home == allowed or home.startswith(f"{allowed}.") for allowed in HOMES)):
-        raise UserError(f"_target_={target} is not allowed in a config; it is defined in {home or 'no module'}")
-    if isinstance(found, FunctionType) and home.startswith("imagen."):
-        raise UserError(f"_target_={target} is not allowed in a config; it is a function, and options are classes")
-    special = {str(key) for key in node if str(key).startswith("_")} - {"_target_", "_partial_"}
-    if special:
-        raise UserError(f"{', '.join(sorted(special))} beside _target_={target} is not allowed in a config")
-    return found
-
-
 def build_encoder(cfg: DictConfig) -> TextEncoder:
     encoder: TextEncoder = instantiate(cfg.text_encoder)
     encoder.picked_by = as_overrides("text_encoder", cfg.text_encoder)
@@ -130,40 +74,43 @@ def build_network(cfg: DictConfig) -> nn.Module:
         return instantiate(cfg.network, instantiate(cfg.null_text))
 
 
-def build_stage(cfg: DictConfig, denoiser: Denoiser, name: str) -> Stage:
-    """The stage that samples ``denoiser`` as ``cfg`` says.
+def sampling_parts(cfg: DictConfig) -> dict[str, Any]:
+    """All of a stage but its denoiser: built first, so that what does not fit is refused before any network is made.
 
-    Raises: UserError if the augmentation level is not in [0, 1].
+    Raises: UserError if the sampler needs what the parameterization does not give, or the augmentation level is not in
+    [0, 1].
     """
     if not 0 <= cfg.augmentation_level <= 1:
         raise UserError(f"augmentation_level={cfg.augmentation_level} must be between 0 (no noise) and 1 (noise alone)")
-    schedule: NoiseSchedule = instantiate(cfg.schedule)
-    guidance: Guidance = instantiate(cfg.guidance)
-    guidance.load(lambda source: load_denoiser(source, cfg))
-    return Stage(
-        name=name,
-        denoiser=denoiser,
-        schedule=schedule,
-        sampler=instantiate(cfg.sampler),
-        spacing=instantiate(cfg.spacing),
-        guidance=guidance,
-        threshold=instantiate(cfg.threshold),
-        augmentation=instantiate(cfg.conditioning_augmentation, instantiate(cfg.augmentation_schedule)),
-        augmentation_level=cfg.augmentation_level,
-        resolution=cfg.resolution,
-        low_resolution=cfg.low_resolution,
-        bf16=str(cfg.trainer.precision).startswith("bf16"),
-    )
+    sampler: Sampler = instantiate(cfg.sampler)
+    sampler.check(instantiate(cfg.parameterization))
+    parts = {
+        "schedule": instantiate(cfg.schedule),
+        "sampler": sampler,
+        "spacing": instantiate(cfg.spacing),
+        "guidance": instantiate(cfg.guidance),
+        "threshold": instantiate(cfg.threshold),
+        "augmentation": instantiate(cfg.conditioning_augmentation, instantiate(cfg.augmentation_schedule)),
+        "augmentation_level": cfg.augmentation_level,
+        "resolution": cfg.resolution,
+        "low_resolution": cfg.low_resolution,
+        "bf16": str(cfg.trainer.precision).startswith("bf16"),
+    }
+    parts["guidance"].load(
+        lambda source: load_denoiser(source, cfg)
+    )  # slow, so last
+    return parts
 
 
 def build_module(cfg: DictConfig) -> DiffusionModule:
     """The training module: network, loss, average and optimizer of one stage."""
     _check(cfg)
+    parts = sampling_parts(cfg)
     network = build_network(cfg)
     _check_crop(cfg, network)
     denoiser = Denoiser(network, instantiate(cfg.parameterization))
     ema = instantiate(cfg.ema, network)
-    stage = build_stage(cfg, Denoiser(ema.network, denoiser.parameterization), cfg.name)
+    stage = Stage(cfg.name, Denoiser(ema.network, denoiser.parameterization), **parts)
     loss = DiffusionLoss(
         stage.schedule,
         instantiate(cfg.weighting),
@@ -232,7 +179,6 @@ def _check(cfg: DictConfig) -> None:
             f"{type(parameterization).__name__}, which reads {parameterization.out_channels}: set "
             f"network.out_channels={parameterization.out_channels}"
         )
-    _check_sampler(cfg)
     _check_optimizer(cfg)
 
 
@@ -248,18 +194,13 @@ def _check_optimizer(cfg: DictConfig) -> None:
         raise UserError(f"the optimizer refuses its settings: {error} ({shown})") from error
 
 
-def _check_sampler(cfg: DictConfig) -> None:
-    """Raises: UserError if the sampler needs what the parameterization does not give."""
-    sampler: Sampler = instantiate(cfg.sampler)
-    sampler.check(instantiate(cfg.parameterization))
-
-
 def _check_crop(cfg: DictConfig, network: nn.Module) -> None:
     scale = 1 if cfg.low_resolution is None else cfg.resolution // cfg.low_resolution
     step = math.lcm(scale, cast(int, network.stride))
-    if cfg.data.crop is not None and cfg.data.crop % step:
+    crop = cfg.data.get("crop")
+    if crop is not None and crop % step:
         raise UserError(
-            f"data.crop={cfg.data.crop} must be a multiple of {step} pixels, which fits both the network's stride "
+            f"data.crop={crop} must be a multiple of {step} pixels, which fits both the network's stride "
             f"({network.stride}) and the enlargement ({scale})"
         )
 
@@ -267,8 +208,8 @@ def _check_crop(cfg: DictConfig, network: nn.Module) -> None:
 def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> Stage:
     """A stage rebuilt from what was trained, in evaluation mode, with ``slot``'s sampling settings where it has any."""
     cfg = _slotted(weights, slot)
-    _check_sampler(cfg)
-    return build_stage(cfg, _rebuilt(cfg, weights, name), name)
+    parts = sampling_parts(cfg)
+    return Stage(name, _rebuilt(cfg, weights, name), **parts)
 
 
 def _slotted(weights: Weights, slot: DictConfig | None) -> DictConfig:
@@ -331,28 +272,15 @@ def load_cascade(
     for weights, source in zip(read, stages, strict=True):
         _check_whole(weights, source)
     names = slot_names([weights.config for weights in read])
-    for weights, name in zip(read, names, strict=True):  # all of them before the first network is built
-        _check_sampler(_slotted(weights, (slots or {}).get(name)))
-    built = [load_stage(w, n, (slots or {}).get(n)) for w, n in zip(read, names, strict=True)]
+    configs = [_slotted(weights, (slots or {}).get(name)) for weights, name in zip(read, names, strict=True)]
+    parts = [sampling_parts(cfg) for cfg in configs]  # all of them before the first network is built
+    built = [
+        Stage(name, _rebuilt(cfg, weights, name), **part)
+        for name, cfg, weights, part in zip(names, configs, read, parts, strict=True)
+    ]
     encoder: TextEncoder = instantiate(text_encoder or DictConfig(read[0].config["text_encoder"]))
     _check_encoder(encoder.fingerprint(), read, stages)
     return Cascade(built, encoder).to(pick_device(device))
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name; for "auto" or None CUDA where present, else the CPU.
-
-    Raises: UserError if there is no such device here.
-    """
-    if device is None or str(device) == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        picked = torch.device(device)
-        torch.zeros(1, device=picked)
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
-        there = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UserError(f"device={device} is not to be had here: give one of {', '.join(there)}") from error
-    return picked
 
 
 def _check_whole(weights: Weights, source: str) -> None:

@@ -15,6 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from imagen.errors import UserError
+from imagen.targets import find_target
 
 KINDS = {
     "prompts": str | list,  # of which read_prompts says what is wrong
@@ -175,8 +176,6 @@ def _nodes(cfg: DictConfig, prefix: str, groups: set[str]) -> Iterator[tuple[str
 
 
 def _check_option(node: DictConfig, key: str) -> None:
-    from imagen.build import find_target  # here, so that a script that builds nothing need not load torch
-
     kinds = _annotations(find_target(node))
     for name in map(str, node):
         kind = kinds.get(name, Any)
