@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from imagen import build
 from imagen.cli import CONF, compose
@@ -13,6 +14,8 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_it_composes_and_its_network_runs_on_the_meta_device(name):
     cfg = compose("train", [f"experiment={name}"])
+    if OmegaConf.is_missing(cfg.data, "root"):
+        cfg.data.root = "data/mine"
     with torch.device("meta"):
         module = build.build_module(cfg)
         inputs = example(cfg, cfg.resolution)

@@ -27,7 +27,7 @@ from imagen.runs import Weights
 from imagen.sampler import DDPM
 from imagen.slots import register
 from imagen.spacing import UniformTime
-from imagen.summary import example, summarize
+from imagen.summary import example, markdown_row, summarize
 from imagen.text_encoder import T5
 from imagen.threshold import DynamicThreshold
 from imagen.types import Conditioning
@@ -347,12 +347,5 @@ def test_the_page_of_sizes_is_current(name, modules):
 
 
 def test_the_page_of_sizes_has_the_smallest_presets_other_numbers():
-    summary = summarize(config("imagen_base64_300m"))
-    assert sizes_row("imagen_base64_300m", summary) in SIZES_PAGE.read_text(encoding="utf-8")
-
-
-def sizes_row(name: str, summary: dict) -> str:
-    """A row of docs/sizes.md."""
-    gigabytes = [f"{summary[f'{part}_bytes'] / 2**30:.2f}" for part in ("activation", "ema", "optimizer")]
-    cells = [f"`{name}`", f"{summary['parameters']:,}", f"{summary['forward_flops'] / 1e9:,.0f}", *gigabytes]
-    return f"| {' | '.join(cells)} |"
+    row = markdown_row("imagen_base64_300m", summarize(config("imagen_base64_300m")))
+    assert row in SIZES_PAGE.read_text(encoding="utf-8")

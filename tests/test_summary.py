@@ -69,5 +69,5 @@ def test_the_command_helps_and_refuses_what_it_does_not_know(monkeypatch, capsys
     main()
     assert "python -m imagen.summary experiment=" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["summary", "experiment=toy", "--jsn"])
-    with pytest.raises(SystemExit, match="--jsn is not an option: there are --json and --help"):
+    with pytest.raises(SystemExit, match="--jsn is not an option: there are --json, --markdown and --help"):
         main()

@@ -1,4 +1,4 @@
-"""What a config builds, without building it: python -m imagen.summary experiment=... [--json].
+"""What a config builds, without building it: python -m imagen.summary experiment=... [--json | --markdown].
 
 Everything runs on the meta device: shapes and counts are exact, nothing is computed and next to no memory is used.
 """
@@ -30,7 +30,7 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
     """
     with torch.device("meta"):
         network = build.instantiate(cfg.network, build.instantiate(cfg.null_text))
-        inputs, trained = example(cfg, cfg.resolution), example(cfg, cfg.data.crop or cfg.resolution)
+        inputs, trained = example(cfg, cfg.resolution), example(cfg, cfg.data.get("crop") or cfg.resolution)
     ema = build.instantiate(cfg.ema, network)
     own = {id(parameter) for parameter in network.parameters()}
     return {
@@ -111,6 +111,13 @@ def _shapes(network: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[int]]
     return shapes
 
 
+def markdown_row(name: str, summary: dict[str, Any]) -> str:
+    """The summary as a row of docs/sizes.md: parameters, GFLOP, and activations, average and optimizer in GiB."""
+    gibibytes = [f"{summary[f'{part}_bytes'] / 2**30:.2f}" for part in ("activation", "ema", "optimizer")]
+    cells = [f"`{name}`", f"{summary['parameters']:,}", f"{summary['forward_flops'] / 1e9:,.0f}", *gibibytes]
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     """Print the summary as a table, or with --json as JSON."""
     arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
@@ -119,11 +126,15 @@ def main() -> None:
         print(f"{__doc__}\nThe overrides are those of train.py: python train.py --help shows them.")
         return
     with one_sentence("train"):
-        if unknown := sorted(options - {"--json"}):
-            raise UserError(f"{unknown[0]} is not an option: there are --json and --help")
-        summary = summarize(compose("train", arguments))
-    if "--json" in sys.argv[1:]:
+        if unknown := sorted(options - {"--json", "--markdown"}):
+            raise UserError(f"{unknown[0]} is not an option: there are --json, --markdown and --help")
+        cfg = compose("train", arguments)
+        summary = summarize(cfg)
+    if "--json" in options:
         print(json.dumps(summary, indent=2))
+        return
+    if "--markdown" in options:
+        print(markdown_row(cfg.name, summary))
         return
     for name, shape in summary["shapes"].items():
         print(f"{name:<40} {' x '.join(map(str, shape))}")
