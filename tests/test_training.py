@@ -177,3 +177,13 @@ def test_an_output_folder_that_cannot_be_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"output_dir=.* cannot be made a folder"):
         train(toy(tmp_path / "file"))
+
+
+@pytest.mark.filterwarnings("ignore")  # wandb's own
+def test_wandb_without_an_account_is_told_in_one_sentence(tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(UserError, match=r"logger=wandb cannot begin .*WANDB_MODE=offline.*logger=\[\]"):
+        train(toy(tmp_path, "logger=[wandb]"))

@@ -61,6 +61,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
     every = cfg.trainer.log_every_n_steps
     log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, log_every_n_steps=every, resumed_step=past.step)
     trainer = build.build_trainer(cfg, folder, log)
+    _begin_wandb(trainer)
     if cfg.compile:
         module.denoiser.network.compile(fullgraph=True)
     print(f"training {cfg.name} in {folder.path}" + (f" from step {past.step}" if past.step else ""))
@@ -77,6 +78,21 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
         raise SystemExit(128 + _stopped_by(trainer))
     if trainer.is_global_zero:
         _finish(folder, module, trainer.global_step)
+
+
+def _begin_wandb(trainer: lightning.Trainer) -> None:
+    """Raises: UserError, before the first step, where W&B asks for an account that is not there."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            from wandb.errors import UsageError  # here, since nobody else waits for wandb
+
+            try:
+                _ = logger.experiment
+            except UsageError as error:
+                raise UserError(
+                    f"logger=wandb cannot begin ({error}); set WANDB_MODE=offline to write to disk without an account, "
+                    "or leave it out with logger=[]"
+                ) from error
 
 
 def _is_first_process() -> bool:
