@@ -121,7 +121,7 @@ def test_the_batch_size_is_global(world: int, accumulate: int, local: int):
 
 @pytest.mark.parametrize(("world", "accumulate"), [(3, 1), (1, 5), (16, 1)])
 def test_a_batch_that_does_not_divide_is_refused(world: int, accumulate: int):
-    with pytest.raises(UserError, match=f"data.batch_size=8 .* {world} process.* {accumulate} accumulated"):
+    with pytest.raises(UserError, match=f"batch_size=8 .* {world} process.* {accumulate} accumulated"):
         synthetic(place(world=world, accumulate=accumulate)).train_dataloader()
 
 

@@ -127,9 +127,11 @@ class Cascade:
                 f"negative_prompts={negative_prompts!r} must be a list of one for all, or of one for each of the "
                 f"{count} prompts"
             )
-        # a guidance that changes nothing hands back the very denoiser that it is given
-        if all(stage.guidance(stage.denoiser) is stage.denoiser for stage in self.stages):
-            log.warning("negative_prompts do nothing where guidance is off at every stage: give a weight other than 1")
+        if not any(stage.guidance.reads_null for stage in self.stages):
+            log.warning(
+                "negative_prompts do nothing where no stage is guided away from no text: give a weight other than 1, "
+                "or another guidance"
+            )
         return list(negative_prompts) * (count // len(negative_prompts))
 
     def _warn_of_cuts(self, prompts: list[str]) -> None:

@@ -16,6 +16,11 @@ LoadDenoiser = Callable[[str], nn.Module]
 class Guidance(ABC):
     """A wrapper of denoisers. It is put around one for one sampling, and may keep count of its steps."""
 
+    @property
+    def reads_null(self) -> bool:
+        """Whether it asks what the denoiser makes of no text, in whose place a negative prompt comes."""
+        return True
+
     def load(self, load_denoiser: LoadDenoiser) -> None:
         """Load what it needs beside the stage's own denoiser, if anything, when the stage is built."""
 
@@ -29,6 +34,8 @@ class Guidance(ABC):
 
 class NoGuidance(Guidance):
     """The denoiser itself."""
+
+    reads_null = False
 
     def __call__(self, denoise: Denoise) -> Denoise:
         return denoise

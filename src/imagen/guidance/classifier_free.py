@@ -18,6 +18,10 @@ class ClassifierFreeGuidance(Guidance):
     def __init__(self, *, weight: float) -> None:
         self.weight = weight
 
+    @property
+    def reads_null(self) -> bool:
+        return self.weight != 1
+
     def __call__(self, denoise: Denoise) -> Denoise:
         if self.weight == 1:
             return denoise
