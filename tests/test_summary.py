@@ -9,6 +9,7 @@ from torch import nn
 
 from imagen import build
 from imagen.cli import compose
+from imagen.errors import UserError
 from imagen.summary import _activation_bytes, _forward_flops, main, summarize
 
 
@@ -71,3 +72,8 @@ def test_the_command_helps_and_refuses_what_it_does_not_know(monkeypatch, capsys
     monkeypatch.setattr("sys.argv", ["summary", "experiment=toy", "--jsn"])
     with pytest.raises(SystemExit, match="--jsn is not an option: there are --json, --markdown and --help"):
         main()
+
+
+def test_what_training_would_refuse_is_refused():
+    with pytest.raises(UserError, match=r"network\.out_channels=3 does not go with"):
+        summarize(compose("train", ["experiment=toy", "parameterization=epsilon_learned_variance"]))

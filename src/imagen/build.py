@@ -104,7 +104,7 @@ def sampling_parts(cfg: DictConfig) -> dict[str, Any]:
 
 def build_module(cfg: DictConfig) -> DiffusionModule:
     """The training module: network, loss, average and optimizer of one stage."""
-    _check(cfg)
+    check(cfg)
     parts = sampling_parts(cfg)
     network = build_network(cfg)
     _check_crop(cfg, network)
@@ -163,7 +163,8 @@ def _picked(cfg: DictConfig, choice: str) -> list[Any]:
     return [instantiate(node) for node in cfg.get(choice, {}).values() if "_target_" in node]
 
 
-def _check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig) -> None:
+    """Raises: UserError naming two parts of a training config that do not go together, before anything is built."""
     low = cfg.low_resolution
     if low is not None and (low >= cfg.resolution or cfg.resolution % low):
         raise UserError(f"low_resolution={low} must divide resolution={cfg.resolution} and be smaller")

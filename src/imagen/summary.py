@@ -28,6 +28,7 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
     - ``ema_bytes``, ``optimizer_bytes``: states beside the parameters.
     - ``shapes``: the outputs of the network's parts.
     """
+    build.check(cfg)
     with torch.device("meta"):
         network = build.instantiate(cfg.network, build.instantiate(cfg.null_text))
         inputs, trained = example(cfg, cfg.resolution), example(cfg, cfg.data.get("crop") or cfg.resolution)
