@@ -96,9 +96,7 @@ def sampling_parts(cfg: DictConfig) -> dict[str, Any]:
         "low_resolution": cfg.low_resolution,
         "bf16": str(cfg.trainer.precision).startswith("bf16"),
     }
-    parts["guidance"].load(
-        lambda source: load_denoiser(source, cfg)
-    )  # slow, so last
+    parts["guidance"].load(lambda source: load_denoiser(source, cfg))  # slow, so last
     return parts
 
 
