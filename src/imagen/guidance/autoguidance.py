@@ -16,7 +16,9 @@ class AutoGuidance(Guidance):
     of the same sizes and text encoder. 1 is the main model alone. A negative prompt has no half to go to.
     """
 
-    reads_null = False
+    @property
+    def reads_null(self) -> bool:
+        return False
 
     def __init__(self, *, checkpoint: str | None, weight: float) -> None:
         if not checkpoint:

@@ -35,7 +35,9 @@ class Guidance(ABC):
 class NoGuidance(Guidance):
     """The denoiser itself."""
 
-    reads_null = False
+    @property
+    def reads_null(self) -> bool:
+        return False
 
     def __call__(self, denoise: Denoise) -> Denoise:
         return denoise
