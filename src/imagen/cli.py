@@ -9,16 +9,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
-import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from imagen.config_check import check_values
+from imagen.config_check import check_values, read_yaml
 from imagen.errors import UserError
 from imagen.slots import SLOTS
 
@@ -48,9 +46,9 @@ def as_overrides(group: str, node: DictConfig) -> str:
     """``node`` as one would pick it on the command line: the nearest option of ``group``, and what differs from it."""
     said = {str(key): value for key, value in node.items()}
     differing = {
-        path.stem: [f"{group}.{key}={value}" for key, value in said.items() if _read(path).get(key) != value]
+        path.stem: [f"{group}.{key}={value}" for key, value in said.items() if read_yaml(path).get(key) != value]
         for path in sorted((CONF / group).glob("*.yaml"))
-        if _read(path).get("_target_") == said.get("_target_")
+        if read_yaml(path).get("_target_") == said.get("_target_")
     }
     if not differing:
         return f"{group}={said.get('name')}"
@@ -72,7 +70,7 @@ def drop_stale_keys(cfg: DictConfig) -> None:
 
 
 def _drop_stale(node: DictConfig, choice: str) -> None:
-    options = [_read(path) for path in (CONF / choice).glob("*.yaml")]
+    options = [read_yaml(path) for path in (CONF / choice).glob("*.yaml")]
     known = {key for option in options for key in option}
     own = {key for option in options if option.get("_target_") == node["_target_"] for key in option}
     with open_dict(node):
@@ -95,7 +93,7 @@ def _check_keys(cfg: DictConfig, config_name: str) -> None:
 
 def _declared(path: Path) -> set[str]:
     """The keys at the top of what a file composes: its own, and those of the options in its defaults."""
-    node = _read(path)
+    node = read_yaml(path)
     keys = set(node) - {"defaults"}
     for default in node.get("defaults", []):
         if isinstance(default, dict):
@@ -104,11 +102,6 @@ def _declared(path: Path) -> set[str]:
         elif default != "_self_":  # a file whose package is _global_
             keys |= _declared(CONF / f"{default.removeprefix('/')}.yaml")
     return keys
-
-
-def _read(path: Path) -> dict[str, Any]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time, where yaml was built with it
-    return yaml.load(path.read_text(encoding="utf-8"), loader)
 
 
 def main(

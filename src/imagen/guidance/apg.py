@@ -5,13 +5,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.guidance.base import Guidance, denoise_both
-from imagen.types import Conditioning, Denoise, Prediction
+from imagen.guidance.base import Combine, TwoHalves
+from imagen.types import Prediction
 
 PIXELS = (1, 2, 3)
 
 
-class AdaptiveProjectedGuidance(Guidance):
+class AdaptiveProjectedGuidance(TwoHalves):
     """APG (arXiv 2410.02416, section 4): conditional x0 plus ``weight - 1`` times a tamed difference.
 
     The difference between both halves' x0 gathers ``momentum`` times its running sum from call to call (in (-1, 1);
@@ -25,22 +25,18 @@ class AdaptiveProjectedGuidance(Guidance):
             raise UserError(f"norm_threshold={norm_threshold} must be above 0; inf never shortens")
         if not -1 < momentum < 1:
             raise UserError(f"momentum={momentum} must be between -1 and 1, neither included; 0 is none")
-        self.weight = weight
+        super().__init__(weight=weight)
         self.eta = eta
         self.norm_threshold = norm_threshold
         self.momentum = momentum
 
-    def __call__(self, denoise: Denoise) -> Denoise:
-        if self.weight == 1:
-            return denoise
+    def combiner(self) -> Combine:
         gathered: Tensor | float = 0.0
 
-        def guided(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
+        def guided(conditional: Float[Tensor, "b 3 h w"], null: Float[Tensor, "b 3 h w"]) -> Prediction:
             nonlocal gathered
-            conditional, null = denoise_both(denoise, x_t, logsnr, cond)
-            gathered = conditional.x0 - null.x0 + self.momentum * gathered
-            x0 = conditional.x0 + (self.weight - 1) * self._tamed(gathered, conditional.x0)
-            return Prediction(x0, gamma=conditional.gamma)
+            gathered = conditional - null + self.momentum * gathered
+            return Prediction(conditional + (self.weight - 1) * self._tamed(gathered, conditional))
 
         return guided
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,10 @@ from imagen.types import Conditioning, Denoise, Prediction
 
 LoadDenoiser = Callable[[str], nn.Module]
 """The averaged denoiser, in evaluation mode, of a run folder or an exported ``.safetensors``; it is a ``Denoise``."""
+
+
+Combine = Callable[[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"]], Prediction]
+"""The conditional x0 and the null one, made into the guided prediction."""
 
 
 class Guidance(ABC):
@@ -41,6 +46,36 @@ class NoGuidance(Guidance):
 
     def __call__(self, denoise: Denoise) -> Denoise:
         return denoise
+
+
+class TwoHalves(Guidance):
+    """Guidance that sets the conditional prediction against the null one, both from one forward pass.
+
+    At ``weight`` 1 it is the conditional model, and no second half is computed. A learned variance is the conditional
+    half's.
+    """
+
+    def __init__(self, *, weight: float) -> None:
+        self.weight = weight
+
+    @property
+    def reads_null(self) -> bool:
+        return self.weight != 1
+
+    def __call__(self, denoise: Denoise) -> Denoise:
+        if not self.reads_null:
+            return denoise
+        combine = self.combiner()
+
+        def guided(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
+            conditional, null = denoise_both(denoise, x_t, logsnr, cond)
+            return replace(combine(conditional.x0, null.x0), gamma=conditional.gamma)
+
+        return guided
+
+    @abstractmethod
+    def combiner(self) -> Combine:
+        """How one sampling makes both halves' x0 into one prediction."""
 
 
 def denoise_both(

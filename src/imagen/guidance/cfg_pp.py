@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.guidance.base import Guidance, denoise_both
-from imagen.types import Conditioning, Denoise, Prediction
+from imagen.guidance.base import Combine, TwoHalves
+from imagen.types import Prediction
 
 
-class CFGPlusPlus(Guidance):
+class CFGPlusPlus(TwoHalves):
     """CFG++ (arXiv 2406.08070, algorithm 2): x0 interpolated between both halves, re-noised with the null half's noise.
 
     ``weight`` in [0, 1]: 0 is the plain null model, 1 the conditional x0 with the null noise. With DDIM, a step from
@@ -23,12 +23,14 @@ class CFGPlusPlus(Guidance):
                 f"weight={weight} does not go with CFG++, which interpolates: it must be between 0 and 1, e.g. 0.6; "
                 "guidance=classifier_free takes larger ones"
             )
-        self.weight = weight
+        super().__init__(weight=weight)
 
-    def __call__(self, denoise: Denoise) -> Denoise:
-        def guided(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
-            conditional, null = denoise_both(denoise, x_t, logsnr, cond)
-            x0 = torch.lerp(null.x0, conditional.x0, self.weight)
-            return Prediction(x0, renoise_x0=null.x0, gamma=conditional.gamma)
+    @property
+    def reads_null(self) -> bool:
+        return True  # at weight 1 too: its noise is the null half's
 
-        return guided
+    def combiner(self) -> Combine:
+        return self._guided
+
+    def _guided(self, conditional: Float[Tensor, "b 3 h w"], null: Float[Tensor, "b 3 h w"]) -> Prediction:
+        return Prediction(torch.lerp(null, conditional, self.weight), renoise_x0=null)

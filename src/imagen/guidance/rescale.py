@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.guidance.base import Guidance, denoise_both
-from imagen.types import Conditioning, Denoise, Prediction
+from imagen.guidance.base import Combine, TwoHalves
+from imagen.types import Prediction
 
 
-class RescaledGuidance(Guidance):
+class RescaledGuidance(TwoHalves):
     """Guided, then scaled to the conditional half's standard deviation, by the part ``phi`` in [0, 1].
 
     arXiv 2305.08891, section 3.4; 0 is plain classifier-free guidance. The paper scales its
@@ -20,21 +20,15 @@ class RescaledGuidance(Guidance):
     def __init__(self, *, weight: float, phi: float) -> None:
         if not 0 <= phi <= 1:
             raise UserError(f"phi={phi} must be between 0 (no rescaling) and 1")
-        self.weight = weight
+        super().__init__(weight=weight)
         self.phi = phi
 
-    def __call__(self, denoise: Denoise) -> Denoise:
-        if self.weight == 1:
-            return denoise
+    def combiner(self) -> Combine:
+        return self._guided
 
-        def guided(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
-            conditional, null = denoise_both(denoise, x_t, logsnr, cond)
-            x0 = torch.lerp(null.x0, conditional.x0, self.weight)
-            return Prediction(
-                x0 * (1 + self.phi * (_contrast(conditional.x0) / _contrast(x0) - 1)), gamma=conditional.gamma
-            )
-
-        return guided
+    def _guided(self, conditional: Float[Tensor, "b 3 h w"], null: Float[Tensor, "b 3 h w"]) -> Prediction:
+        x0 = torch.lerp(null, conditional, self.weight)
+        return Prediction(x0 * (1 + self.phi * (_contrast(conditional) / _contrast(x0) - 1)))
 
 
 def _contrast(x0: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 1 1"]:

@@ -58,6 +58,8 @@ def _mean_of_real(tokens: Float[Tensor, "b n d"], text: TextEmbedding) -> Float[
 class PooledText(nn.Module):
     """What the text adds to the embedding of the noise level: pooled to one vector, LayerNormed, through an MLP."""
 
+    reads_text = True
+
     def __init__(self, pool: nn.Module, width: int, text_norm: bool):
         super().__init__()
         self.pool = pool
@@ -69,6 +71,8 @@ class PooledText(nn.Module):
 
 class NoPooledText(nn.Module):
     """Nothing: the text reaches the picture by attention alone."""
+
+    reads_text = False
 
     def forward(self, text: TextEmbedding) -> Float[Tensor, "b d"]:
         return text.tokens.new_zeros(text.tokens.shape[0], text.tokens.shape[2])
@@ -89,12 +93,13 @@ def pooled_text(text_pooling: str, width: int, *, text_norm: bool, attends: bool
     """
     if text_pooling not in POOLINGS:
         raise UserError(f"network.text_pooling={text_pooling} must be one of {', '.join(POOLINGS)}")
-    if text_pooling == "none" and not attends:
+    pooled = POOLINGS[text_pooling](width, text_norm)
+    if not (pooled.reads_text or attends):
         raise UserError(
-            "network.text_pooling=none leaves the text unread, because no attention layer reads it: choose "
+            f"network.text_pooling={text_pooling} leaves the text unread, because no attention layer reads it: choose "
             "text_pooling=attention or mean, or give a level attention to the text"
         )
-    return POOLINGS[text_pooling](width, text_norm)
+    return pooled
 
 
 class LogSNREmbedding(nn.Module):

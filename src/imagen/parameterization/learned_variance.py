@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.parameterization.base import Parameterization
 from imagen.parameterization.targets import Epsilon
 from imagen.schedule import NoiseSchedule, alpha_sigma
 from imagen.types import Prediction
@@ -16,7 +15,7 @@ HALF_LEVEL = 1 / 255
 """Half the distance between two of the 256 values that a pixel in [-1, 1] can have."""
 
 
-class EpsilonLearnedVariance(Parameterization):
+class EpsilonLearnedVariance(Epsilon):
     """The first three channels are epsilon, the others v, with the reverse variance at ``gamma = (v + 1) / 2``.
 
     ``gamma`` interpolates the log of an ancestral step's variance between its bounds (equation 15). Beside the error of
@@ -33,20 +32,6 @@ class EpsilonLearnedVariance(Parameterization):
             raise UserError(f"num_vlb_steps={num_vlb_steps} must be at least 2, e.g. 1000.")
         self.vlb_weight = vlb_weight
         self.num_vlb_steps = num_vlb_steps
-        self._epsilon = Epsilon()
-
-    def target(
-        self, x0: Float[Tensor, "b 3 h w"], eps: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b 3 h w"]:
-        return self._epsilon.target(x0, eps, logsnr)
-
-    def x0(
-        self, output: Float[Tensor, "b 3 h w"], x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b 3 h w"]:
-        return self._epsilon.x0(output, x_t, logsnr)
-
-    def eps_factor(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        return self._epsilon.eps_factor(logsnr)
 
     def read(
         self, output: Float[Tensor, "b outputs h w"], x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]
@@ -62,7 +47,7 @@ class EpsilonLearnedVariance(Parameterization):
         eps: Float[Tensor, "b 3 h w"],
         logsnr: Float[Tensor, " b"],
     ) -> Float[Tensor, " b"]:
-        return self._epsilon.error(_split(output)[0], x0, eps, logsnr)
+        return super().error(_split(output)[0], x0, eps, logsnr)
 
     def extra_loss(
         self,
