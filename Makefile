@@ -12,15 +12,20 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install -c constraints.txt $(PIP_ARGS)
 PINNED := pyproject.toml constraints.txt
 
+# img2dataset pins webdataset<0.3, so it has an environment of its own; imghdr, which it imports, left Python in 3.13.
+# scikit-image is there for the photographs in its wheel alone.
+IMG2DATASET := .venv-img2dataset
+IMG2DATASET_WANTS := img2dataset 'standard-imghdr; python_version >= "3.13"'
+
 .PHONY: help demo test drills lint format types clean
 
 help:
 	@echo "make demo    train a three-stage cascade on real pictures and draw from it (20 minutes on 2 CPU cores)"
 	@echo "make test    run every test, without a network"
-	@echo "make drills  run what is slow and real: the notebooks"
+	@echo "make drills  run what is slow and real: the notebooks, shards that img2dataset itself writes"
 	@echo "make lint    ruff: style and format;  make format: put it right"
 	@echo "make types   pyright"
-	@echo "make clean   remove .venv and caches; data/ and outputs/ stay"
+	@echo "make clean   remove the environments and caches; data/ and outputs/ stay"
 
 demo: $(BIN)/.demo
 	$(BIN)/python -m imagen.demo
@@ -29,8 +34,8 @@ demo: $(BIN)/.demo
 test: $(BIN)/.dev
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
 
-# what is slow and real: notebooks from top to bottom
-drills: $(BIN)/.dev
+# what is slow and real: notebooks from top to bottom, img2dataset's own shards
+drills: $(BIN)/.dev $(IMG2DATASET)/.done
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -m drill
 
 lint: $(BIN)/.dev
@@ -45,7 +50,7 @@ types: $(BIN)/.dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf .venv $(IMG2DATASET) .pytest_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -type d -not -path './data/*' -not -path './outputs/*' -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted installation is taken up again. dev includes demo.
@@ -56,6 +61,12 @@ $(BIN)/.demo: $(PINNED) | $(BIN)/pip
 $(BIN)/.dev: $(PINNED) | $(BIN)/pip
 	$(INSTALL) -e '.[dev]'
 	@touch $@ $(BIN)/.demo
+
+$(IMG2DATASET)/.done: constraints-img2dataset.txt | $(BIN)/pip
+	$(BIN)/python -m venv $(IMG2DATASET)
+	$(IMG2DATASET)/bin/python -m pip install -c $< $(PIP_ARGS) $(IMG2DATASET_WANTS)
+	$(IMG2DATASET)/bin/python -m pip install -c $< $(PIP_ARGS) --no-deps scikit-image
+	@touch $@
 
 # pip is what venv makes last
 $(BIN)/pip:
