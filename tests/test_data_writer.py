@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from imagen.data.shards import stats_path
-from imagen.data.writer import all_whole, is_whole, remove_surplus, sample_row, shard_key, write_shard
+from imagen.data.writer import Entry, all_whole, is_whole, remove_surplus, sample_row, shard_key, write_shard
 from imagen.errors import UserError
 
 RECIPE = {"format": 1}
@@ -19,8 +19,8 @@ def row(i):
 
 
 def write(folder, shard=0, shards=1, recipe=RECIPE):
-    rows = [row(0), row(1)]
-    write_shard(folder / f"{shard:05}.tar", rows, [b"png0", b"png1"], started=0.0, recipe=recipe, shards=shards)
+    entries = [Entry(row(0), b"png0", "png"), Entry(row(1), b"png1", "png")]
+    write_shard(folder / f"{shard:05}.tar", entries, started=0.0, recipe=recipe, shards=shards)
     return folder / f"{shard:05}.tar"
 
 
@@ -75,7 +75,8 @@ def test_surplus_shards_go_and_foreign_ones_are_refused(tmp_path):
     for shard in range(3):
         write(tmp_path, shard, shards=3)
     remove_surplus(tmp_path, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.parquet", "00000.tar", "00000_stats.json"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["00000.parquet", "00000.tar", "00000_index.npy", "00000_stats.json"]
     stats_path(tmp_path / "00000.tar").write_text('{"count": 2, "successes": 2}')
     with pytest.raises(UserError, match="another program"):
         is_whole(tmp_path / "00000.tar", RECIPE)

@@ -1,19 +1,58 @@
-"""Files that arrive whole or not at all."""
+"""Files that arrive whole or not at all, on this machine's disk or behind any URL that fsspec knows."""
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from upath import UPath
+
 from imagen.errors import UserError
+
+Location = Path | UPath
+"""A file or folder: a plain path where it is local, else one that speaks of a bucket in the same words."""
+
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "abfs": "adlfs"}
+"""What serves the commonest kinds of URL that fsspec does not serve by itself."""
+
+
+def locate(url: str | Location) -> Location:
+    """A path or URL (``s3://bucket/folder``, ``gs://``, ``hf://``, ``memory://``) as a location.
+
+    Raises: UserError where nothing serves such URLs, or the package that would is missing.
+    """
+    if not isinstance(url, str):
+        return url
+    scheme = url.partition("://")[0]
+    if "://" not in url:
+        return Path(url).expanduser()
+    try:
+        location = UPath(url)
+        _ = location.fs  # which is when the package is asked for
+        return location
+    except ImportError as error:
+        raise UserError(f"{url} needs a package: pip install {PACKAGES.get(scheme, scheme)}") from error
+    except ValueError as error:
+        raise UserError(f"{url} cannot be read: nothing serves {scheme}:// (s3, gs, hf or a plain path do)") from error
 
 
 @contextmanager
-def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it takes the name only if the block ends without an error."""
-    path = Path(path)
+def atomic_write(path: str | Location) -> Iterator[Path]:
+    """Yield a temporary path; what was written there takes ``path``'s name only if the block ends without an error.
+
+    On a disk it lies beside ``path`` and is renamed; a bucket gets it in one upload, which it shows only when whole.
+    """
+    path = locate(path)
+    if not isinstance(path, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / "whole"
+            temporary.touch()
+            yield temporary
+            path.fs.put_file(str(temporary), path.path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -26,15 +65,17 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path | str, value: Any) -> None:
+def write_json(path: str | Location, value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def make_folder(path: Path | str, argument: str) -> Path:
+def make_folder(path: str | Location, argument: str) -> Location:
     """Make a folder to write in, with those above it. Raises: UserError naming ``argument`` if it cannot be."""
-    path = Path(path)
+    path = locate(path)
+    if not isinstance(path, Path):
+        return path  # a bucket's folders come with what is in them
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -42,3 +83,11 @@ def make_folder(path: Path | str, argument: str) -> Path:
     if not os.access(path, os.W_OK):
         raise UserError(f"{argument}={path} cannot be written to (no permission): give another")
     return path
+
+
+def names_in(folder: Location) -> set[str]:
+    """The names of all that lies in ``folder``, by one listing; none where there is no such folder."""
+    try:
+        return {path.name for path in folder.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()

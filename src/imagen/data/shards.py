@@ -2,19 +2,21 @@
 
 ::
 
-    <root>/{train,val}/images-<size>/00000.tar            key.png|jpg  key.txt  key.json (as img2dataset writes them)
-                                     00000.parquet  00000_stats.json (last: the mark of a whole shard)
+    <root>/{train,val}/images-<size>/00000.tar            key.png|jpg|webp  key.txt  key.json (as img2dataset's)
+                                     00000.parquet  00000_index.npy  00000_stats.json (last: the mark of a whole shard)
     <root>/{train,val}/text-<encoder>-<fp8>/00000.tar     _encoder.json (first), then key.safetensors
+                                            00000_index.npy
 
-Keys join the two tars, never positions. Nothing here ever unpickles.
+Keys join the two tars, never positions. The root is a path or any URL that fsspec knows. Nothing here ever unpickles.
 """
 
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import safetensors.torch
@@ -24,25 +26,26 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.files import atomic_write
+from imagen.files import Location, atomic_write, locate, names_in
 from imagen.text_encoder import TextEncoder, fingerprint8
 
 SPLITS = ("train", "val")
 ENCODER_MEMBER = "_encoder.json"
 TOKENS_SUFFIX = ".safetensors"
+_TEXT = re.compile("text-.+-.+")
 
 
-def images_folder(root: Path | str, split: str, size: int) -> Path:
+def images_folder(root: str | Location, split: str, size: int) -> Location:
     """Where pictures of ``size`` pixels (short side) of one split lie."""
-    return Path(root) / split / f"images-{size}"
+    return locate(root) / split / f"images-{size}"
 
 
-def text_folder(root: Path | str, split: str, name: str, fingerprint: dict[str, Any]) -> Path:
+def text_folder(root: str | Location, split: str, name: str, fingerprint: dict[str, Any]) -> Location:
     """Where the sidecars of the encoder ``name`` with this full fingerprint lie."""
-    return Path(root) / split / f"text-{name}-{fingerprint8(fingerprint)}"
+    return locate(root) / split / f"text-{name}-{fingerprint8(fingerprint)}"
 
 
-def stats_path(tar: Path) -> Path:
+def stats_path(tar: Location) -> Location:
     """The file whose presence marks ``tar`` as whole: ``00000.tar`` -> ``00000_stats.json``."""
     return tar.with_name(f"{tar.stem}_stats.json")
 
@@ -52,14 +55,16 @@ def caption_hash(caption: str) -> str:
     return hashlib.sha256(caption.encode()).hexdigest()[:32]
 
 
-def whole_shards(folder: Path | str, *, skip_unfinished: bool) -> list[Path]:
+def whole_shards(folder: str | Location, *, skip_unfinished: bool) -> list[Location]:
     """The image tars of ``folder`` that have their ``_stats.json``, in name order.
 
     UserError when there is none, or, unless ``skip_unfinished``, when a tar lacks its mark (its writing was cut off).
     """
-    tars = sorted(Path(folder).glob("*.tar"))
-    whole = [tar for tar in tars if stats_path(tar).exists()]
-    unfinished = [tar.name for tar in tars if not stats_path(tar).exists()]
+    folder = locate(folder)
+    names = names_in(folder)
+    tars = [folder / name for name in sorted(names) if name.endswith(".tar")]
+    whole = [tar for tar in tars if stats_path(tar).name in names]
+    unfinished = [tar.name for tar in tars if stats_path(tar).name not in names]
     if unfinished and not skip_unfinished:
         raise UserError(
             f"{folder} has {len(unfinished)} unfinished shard(s), the first {unfinished[0]}, without its _stats.json: "
@@ -72,7 +77,7 @@ def whole_shards(folder: Path | str, *, skip_unfinished: bool) -> list[Path]:
     return whole
 
 
-def write_tar(path: Path | str, members: Iterable[tuple[str, bytes]]) -> None:
+def write_tar(path: str | Location, members: Iterable[tuple[str, bytes]]) -> None:
     """Write a USTAR of (name, content), whole or not at all; the same members give the same bytes."""
     with atomic_write(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, content in members:
@@ -81,13 +86,20 @@ def write_tar(path: Path | str, members: Iterable[tuple[str, bytes]]) -> None:
             tar.addfile(info, io.BytesIO(content))
 
 
-def read_members(tar: Path | str, suffix: str) -> Iterator[tuple[str, bytes]]:
+@contextmanager
+def open_tar(tar: str | Location) -> Iterator[tarfile.TarFile]:
+    """A tar to read from, wherever it lies."""
+    with locate(tar).open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        yield archive
+
+
+def read_members(tar: str | Location, suffix: str) -> Iterator[tuple[str, bytes]]:
     """(key, content) of the members that end in ``suffix``, in the tar's order, seeking over all others.
 
     UserError where the tar is damaged.
     """
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with open_tar(tar) as archive:
             for info in archive:
                 if info.isfile() and info.name.endswith(suffix) and info.name != ENCODER_MEMBER:
                     content = archive.extractfile(info)
@@ -97,15 +109,15 @@ def read_members(tar: Path | str, suffix: str) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{tar} is damaged ({error}): remove it and write it again") from error
 
 
-def read_captions(tar: Path | str) -> dict[str, str]:
+def read_captions(tar: str | Location) -> dict[str, str]:
     """key -> caption of an image tar, in the tar's order; a caption that is not UTF-8 is read as far as it goes."""
     return {key: content.decode(errors="replace") for key, content in read_members(tar, ".txt")}
 
 
-def read_encoder(tar: Path | str) -> dict[str, Any]:
+def read_encoder(tar: str | Location) -> dict[str, Any]:
     """The full fingerprint of the encoder that made a sidecar tar: its first member."""
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with open_tar(tar) as archive:
             first = archive.next()
             if first is not None and first.name == ENCODER_MEMBER:
                 content = archive.extractfile(first)
@@ -140,7 +152,7 @@ def tokens_caption_hash(member: bytes) -> str:
         raise ValueError("not a text embedding: no caption hash in its header") from error
 
 
-def find_text_folder(root: Path | str, split: str, encoder: TextEncoder) -> Path:
+def find_text_folder(root: str | Location, split: str, encoder: TextEncoder) -> Location:
     """The one sidecar folder of ``split`` whose fingerprint agrees with all that ``encoder`` declares.
 
     UserError when there is none (with the command that makes it) or several (asking which).
@@ -155,15 +167,16 @@ def find_text_folder(root: Path | str, split: str, encoder: TextEncoder) -> Path
     if found:
         names = ", ".join(folder.name for folder in found)
         raise UserError(
-            f"{Path(root) / split} has several text folders for {encoder.name} ({names}): pick one, data.text=<folder>"
+            f"{locate(root) / split} has several text folders for {encoder.name} ({names}): pick one, data.text=<name>"
         )
     others = ", ".join(folder.name for folder in made) or "none"
     raise UserError(
-        f"{Path(root) / split} has no text embeddings by {encoder.name} with {declared} (found: {others}): "
+        f"{locate(root) / split} has no text embeddings by {encoder.name} with {declared} (found: {others}): "
         f"python data_prep/embed_text.py root={root} {encoder.picked_by}"
     )
 
 
-def text_folders(root: Path | str, split: str) -> list[Path]:
+def text_folders(root: str | Location, split: str) -> list[Location]:
     """Every folder of text embeddings of a split."""
-    return sorted(path for path in (Path(root) / split).glob("text-*-*") if path.is_dir())
+    folder = locate(root) / split
+    return [path for name in sorted(names_in(folder)) if _TEXT.fullmatch(name) and (path := folder / name).is_dir()]

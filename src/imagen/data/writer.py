@@ -1,20 +1,33 @@
 """Write shards of captioned pictures as img2dataset writes them, and know which need no writing again.
 
-A tar of ``key.json key.png key.txt``, a parquet with a row per picture, and last a ``_stats.json``: the mark of a whole
-shard. Beside img2dataset's counts the stats say how it was made (``recipe``) and of how many it is one (``shards``).
+A tar of ``key.json key.<format> key.txt``, a parquet with a row per picture, an index of the tar, and last a
+``_stats.json``: the mark of a whole shard. Beside img2dataset's counts the stats say how it was made (``recipe``), of
+how many it is one (``shards``) and the tar's SHA-256.
 """
 
+import hashlib
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from imagen.data.index import PICTURE_FIELDS, index_path, write_index
 from imagen.data.shards import stats_path, write_tar
 from imagen.errors import UserError
-from imagen.files import atomic_write, write_json
+from imagen.files import Location, atomic_write, write_json
 
 INTEGERS = ("width", "height", "original_width", "original_height")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample to write: its json, which holds its ``key`` and ``caption``, and its picture encoded as ``suffix``."""
+
+    row: dict[str, Any]
+    picture: bytes
+    suffix: str
 
 
 def shard_key(shard: int, index: int, shard_size: int) -> str:
@@ -22,7 +35,9 @@ def shard_key(shard: int, index: int, shard_size: int) -> str:
     return f"{shard:05}{index:0{len(str(shard_size - 1))}}"
 
 
-def sample_row(key: str, caption: str, size: tuple[int, int], original: tuple[int, int], sha256: str) -> dict[str, Any]:
+def sample_row(
+    key: str, caption: str | None, size: tuple[int, int], original: tuple[int, int], sha256: str
+) -> dict[str, Any]:
     """img2dataset's fields of a sample, in its order; sizes are (width, height), ``sha256`` is the source file's."""
     fields = {"caption": caption, "url": None, "key": key, "status": "success", "error_message": None}
     sizes = {"width": size[0], "height": size[1], "original_width": original[0], "original_height": original[1]}
@@ -30,38 +45,70 @@ def sample_row(key: str, caption: str, size: tuple[int, int], original: tuple[in
 
 
 def write_shard(
-    tar: Path, rows: list[dict[str, Any]], pngs: list[bytes], *, started: float, recipe: dict[str, Any], shards: int
+    tar: Location,
+    entries: Iterable[Entry],
+    *,
+    started: float,
+    recipe: dict[str, Any],
+    shards: int,
+    dropped: Sequence[dict[str, Any]] = (),
+    more: dict[str, Any] = {},  # noqa: B006 - never changed
 ) -> None:
-    """Write the tar, the parquet and then the stats; ``started`` is when the work on it began, by ``time.time()``."""
+    """Write the tar, the parquet, the index and then the stats; ``started`` is by ``time.time()``.
+
+    ``entries`` are written as they come, so that a shard need not fit into memory. ``dropped`` are the rows of the
+    samples left out, looked at once the entries are through: each says why in its ``error_message``. ``more`` joins
+    the stats.
+    """
     stats_path(tar).unlink(missing_ok=True)
-    write_tar(tar, _members(rows, pngs))
-    _write_parquet(tar.with_suffix(".parquet"), rows)
-    count = len(rows)
-    counts = {"count": count, "successes": count, "failed_to_download": 0, "failed_to_resize": 0}
+    rows: list[dict[str, Any]] = []
+    write_tar(tar, _members(entries, rows))
+    write_parquet(tar.with_suffix(".parquet"), [*rows, *dropped])
+    write_index(tar, PICTURE_FIELDS)
+    reasons = Counter(row["error_message"] for row in dropped)
+    counts = {"count": len(rows) + len(dropped), "successes": len(rows)}
+    failures = {"failed_to_download": 0, "failed_to_resize": 0}
     times = {"duration": time.time() - started, "start_time": started, "end_time": time.time()}
-    ours = {"status_dict": {"success": count}, "recipe": recipe, "shards": shards}
-    write_json(stats_path(tar), counts | times | ours)
+    ours = {"status_dict": {"success": len(rows), **reasons}, "recipe": recipe, "shards": shards, "sha256": digest(tar)}
+    write_json(stats_path(tar), counts | failures | times | ours | more)
 
 
-def _members(rows: list[dict[str, Any]], pngs: list[bytes]) -> Iterator[tuple[str, bytes]]:
-    for row, png in zip(rows, pngs, strict=True):
-        yield f"{row['key']}.json", json.dumps(row, indent=4, ensure_ascii=False).encode()
-        yield f"{row['key']}.png", png
-        yield f"{row['key']}.txt", row["caption"].encode()
+def digest(file: Location) -> str:
+    """The SHA-256 of a file, in hex."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+def _members(entries: Iterable[Entry], rows: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:
+    for entry in entries:
+        key = entry.row["key"]
+        rows.append(entry.row)
+        yield f"{key}.json", json.dumps(entry.row, indent=4, ensure_ascii=False).encode()
+        yield f"{key}.{entry.suffix}", entry.picture
+        yield f"{key}.txt", (entry.row["caption"] or "").encode()
+
+
+def write_parquet(path: Location, rows: Sequence[dict[str, Any]]) -> None:
+    """A row a sample; rows need not have the same columns. What no column can hold is written as JSON."""
     import pyarrow
     import pyarrow.parquet
 
-    types = {name: pyarrow.int32() if name in INTEGERS else pyarrow.string() for name in rows[0]}
-    types |= {name: pyarrow.list_(pyarrow.string()) for name, value in rows[0].items() if isinstance(value, list)}
-    table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(list(types.items())))
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        kind = pyarrow.int32() if name in INTEGERS else None
+        if all(value is None for value in values):
+            kind = kind or pyarrow.string()
+        try:
+            columns[name] = pyarrow.array(values, kind)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+            columns[name] = pyarrow.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in values])
     with atomic_write(path) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
+        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
 
 
-def _stats(tar: Path) -> dict[str, Any]:
+def _stats(tar: Location) -> dict[str, Any]:
     """The stats of a shard, empty where it is not whole; UserError where something else wrote it."""
     if not stats_path(tar).exists():
         return {}
@@ -71,21 +118,21 @@ def _stats(tar: Path) -> dict[str, Any]:
     return stats if tar.exists() and tar.with_suffix(".parquet").exists() else {}
 
 
-def is_whole(tar: Path, recipe: dict[str, Any]) -> bool:
+def is_whole(tar: Location, recipe: dict[str, Any]) -> bool:
     """Whether the shard is there and was made by this recipe."""
     return _stats(tar).get("recipe") == recipe
 
 
-def all_whole(folder: Path, recipe: dict[str, Any]) -> bool:
+def all_whole(folder: Location, recipe: dict[str, Any]) -> bool:
     """Whether every shard of the folder is there by this recipe; the first one says how many there are."""
     shards = _stats(folder / "00000.tar").get("shards", 0)
     return shards > 0 and all(is_whole(folder / f"{i:05}.tar", recipe) for i in range(shards))
 
 
-def remove_surplus(folder: Path, shards: int) -> None:
+def remove_surplus(folder: Location, shards: int) -> None:
     """Remove shards of an earlier, larger set, so that they are not read along with the new ones."""
     for tar in folder.glob("*.tar"):
         if tar.stem.isdigit() and int(tar.stem) >= shards and _stats(tar):
             stats_path(tar).unlink()
-            tar.with_suffix(".parquet").unlink()
-            tar.unlink()
+            for path in (tar.with_suffix(".parquet"), index_path(tar), tar):
+                path.unlink(missing_ok=True)

@@ -1,0 +1,91 @@
+"""Where each sample of a tar lies: what lets a loader read any sample without reading those before it.
+
+``00000_index.npy`` beside ``00000.tar`` is an array with a row a sample, in the tar's order: its key, and for each
+field where its bytes begin and how many they are (0: the sample lacks it). It is made from the tar's headers alone.
+"""
+
+import io
+import itertools
+import logging
+import tarfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from imagen.data.shards import ENCODER_MEMBER, open_tar
+from imagen.errors import UserError
+from imagen.files import Location, atomic_write
+
+log = logging.getLogger(__name__)
+
+PICTURE_FIELDS = {
+    "png": "picture",
+    "jpg": "picture",
+    "jpeg": "picture",
+    "webp": "picture",
+    "txt": "caption",
+    "json": "info",
+}
+"""The members of a sample of an image tar that are ever looked into, by their suffix."""
+
+TEXT_FIELDS = {"safetensors": "tokens"}
+"""The same of a sidecar."""
+
+
+def index_path(tar: Location) -> Location:
+    """``00000.tar`` -> ``00000_index.npy``."""
+    return tar.with_name(f"{tar.name.removesuffix('.tar')}_index.npy")
+
+
+def scan(tar: Location, fields: dict[str, str]) -> np.ndarray:
+    """The index of a tar, from its headers: neighbours of one key are a sample, what has none of ``fields`` is not.
+
+    ``fields`` gives each suffix its field. A damaged tar is indexed as far as it can be read; of members of one key
+    and field the last counts, as for a tar unpacked on a disk.
+    """
+    rows = []
+    for key, members in itertools.groupby(_headers(tar), key=lambda member: member.name.rpartition(".")[0]):
+        row: dict[str, tuple[int, int]] = {}
+        for member in members:
+            field = fields.get(member.name.rpartition(".")[2].lower())
+            if field is not None:
+                row[field] = (member.offset_data, member.size)
+        if row:
+            rows.append((key.encode(), *(row.get(field, (0, 0)) for field in dict.fromkeys(fields.values()))))
+    width = max((len(row[0]) for row in rows), default=1)
+    kinds = [(field, np.dtype([("offset", "<i8"), ("size", "<i8")])) for field in dict.fromkeys(fields.values())]
+    return np.array(rows, dtype=[("key", f"S{max(1, width)}"), *kinds])
+
+
+def _headers(tar: Location) -> Iterator[tarfile.TarInfo]:
+    try:
+        with open_tar(tar) as archive:
+            while (info := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # or it keeps every header
+                if info.isreg() and not info.issparse() and info.name != ENCODER_MEMBER:
+                    yield info
+    except (tarfile.TarError, OSError) as error:
+        log.warning("%s cannot be read on (%s)", tar, error)
+
+
+def write_index(tar: Location, fields: dict[str, str]) -> None:
+    """Write the index of ``tar`` beside it."""
+    with atomic_write(index_path(tar)) as temporary, temporary.open("wb") as file:
+        np.save(file, scan(tar, fields), allow_pickle=False)
+
+
+def read_index(tar: Location, fields: dict[str, str]) -> np.ndarray:
+    """The index beside ``tar``, or where there is none (img2dataset writes none) what its headers say now.
+
+    Raises: UserError where the index is damaged.
+    """
+    path = index_path(tar)
+    try:
+        index = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except FileNotFoundError:
+        return scan(tar, fields)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, and the tar's own headers are read") from error
+    if set(index.dtype.names or ()) != {"key", *fields.values()}:
+        raise UserError(f"{path} is no index of {sorted(set(fields.values()))}: remove it")
+    return index
