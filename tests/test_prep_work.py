@@ -20,7 +20,7 @@ def refuse(number):
 
 def test_shares_are_disjoint_and_whole():
     shares = [Workers(0, index, 3).share(range(10)) for index in range(3)]
-    assert sorted(sum(shares, [])) == list(range(10))
+    assert sorted(item for share in shares for item in share) == list(range(10))
     assert max(map(len, shares)) - min(map(len, shares)) == 1
 
 
