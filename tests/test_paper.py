@@ -18,12 +18,13 @@ from imagen.conditioning_augmentation import GaussianAugmentation
 from imagen.ema import ExponentialEMA
 from imagen.guidance import ClassifierFreeGuidance
 from imagen.lightning_module import DiffusionModule
+from imagen.metrics_log import MetricsLog
 from imagen.network.attention import CrossAttention, SelfAttention
 from imagen.network.blocks import ResBlock
 from imagen.network.conditioning import AttentionPool
 from imagen.null_text import ZeroedText
 from imagen.parameterization import Epsilon
-from imagen.runs import Weights
+from imagen.runs import RunFolder, Weights
 from imagen.sampler import DDPM
 from imagen.slots import register
 from imagen.spacing import UniformTime
@@ -245,8 +246,19 @@ def test_optimizer_and_its_learning_rate(name, modules):
     at[1_250_000] = 1e-4 * (1 + math.cos(math.pi * middle)) / 2
     for step, expected in at.items():
         assert optimizer.defaults["lr"] * factor(step) == pytest.approx(expected, abs=1e-12)
-    assert cfg.batch_size == build.build_data(cfg).batch_size == 2048
-    assert cfg.max_steps == (400_000 if name.count("_") == 2 else 2_500_000)
+    assert build.build_data(cfg).batch_size == 2048
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_trainer(name, tmp_path):
+    cfg = compose("train", [f"experiment={name}", "data.root=nowhere", "logger=[]"])
+    log = MetricsLog(tmp_path / "metrics.jsonl", global_batch=1, log_every_n_steps=1, resumed_step=0)
+    trainer = build.build_trainer(cfg, RunFolder(tmp_path), log)
+    assert trainer.max_steps == (400_000 if name.count("_") == 2 else 2_500_000)
+    assert trainer.max_epochs in (None, -1)  # steps alone end it
+    assert (trainer.gradient_clip_val, trainer.gradient_clip_algorithm) == (1.0, None)  # None: by norm
+    assert trainer.precision == "bf16-mixed"
+    assert trainer.accumulate_grad_batches == 1
 
 
 @pytest.mark.parametrize("name", PRESETS)
