@@ -1,6 +1,9 @@
 """All pixel arithmetic: opening pictures, cutting and shrinking them, and the way between bytes and [-1, 1]."""
 
+import functools
 import io
+import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,17 +47,20 @@ def downsample(image: Float[Tensor, "b 3 h w"], factor: int) -> Float[Tensor, "b
     return F.avg_pool2d(image, factor)
 
 
-def open_picture(data: bytes, orientation: str | None = None) -> Image.Image:
+def open_picture(data: bytes, orientation: str | None = None, least: int | None = None) -> Image.Image:
     """Decode a PNG, JPEG or WebP: upright, over white where transparent, RGB.
 
     ``orientation`` is what the json says of the camera ("Rotated 90 CW"), used where the bytes carry no EXIF tag of
-    their own. ValueError says in a few words why a picture is of no use.
+    their own. With ``least`` a JPEG may come shrunk by its codec, to no fewer pixels a side. ValueError says in a few
+    words why a picture is of no use.
     """
     try:
         picture = Image.open(io.BytesIO(data), formats=_FORMATS)
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too large")
         tagged = _ORIENTATION_TAG in picture.getexif()
+        if least is not None:
+            picture.draft("RGB", (least, least))
         picture.load()
     except ValueError:
         raise
@@ -84,19 +90,78 @@ def over_white(picture: Image.Image) -> Image.Image:
 def square(
     picture: Image.Image, resolution: int, along: float = 0.5
 ) -> UInt8[np.ndarray, "{resolution} {resolution} 3"]:
-    """Cut the largest square and shrink it, antialiased, to ``resolution``; pictures are never squashed or enlarged.
+    """``cover`` of a square of ``resolution`` pixels."""
+    return cover(picture, resolution, resolution, along)
 
-    ``along`` in [0, 1] says where along the long side the square lies, 0.5 in the middle. Whole factors are plain block
-    means, as in ``downsample``. ValueError if the short side is smaller than ``resolution``.
+
+def cover(picture: Image.Image, height: int, width: int, along: float = 0.5) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    """Cut the largest part of that shape and shrink it, antialiased; pictures are never squashed or enlarged.
+
+    ``along`` in [0, 1] says where in the picture it lies, 0.5 in the middle. Whole factors are plain block means, as
+    in ``downsample``. ValueError if the picture is smaller.
     """
-    side = min(picture.size)
-    if side < resolution:
-        raise ValueError(f"picture of {picture.width} x {picture.height} is smaller than {resolution} pixels")
-    if picture.size == (resolution, resolution):
-        return np.asarray(picture)
-    left, top = (round((length - side) * along) for length in picture.size)
-    box = (left, top, left + side, top + side)
-    if side % resolution == 0:
-        return np.asarray(picture.reduce(side // resolution, box))
+    if picture.width < width or picture.height < height:
+        raise ValueError(f"picture of {picture.width} x {picture.height} is smaller than {_said(height, width)} pixels")
+    left, top, right, bottom = box = _largest(picture.size, (width, height), along)
+    if (right - left, bottom - top) == (width, height):
+        return np.asarray(picture.crop(box))
+    factor, rest = divmod(right - left, width)
+    if not rest and (bottom - top) == factor * height:
+        return np.asarray(picture.reduce(factor, box))
     # a box filter of a fractional factor takes now one pixel, now two; Hamming is the nearest that does not
-    return np.asarray(picture.resize((resolution, resolution), Image.Resampling.HAMMING, box))
+    return np.asarray(picture.resize((width, height), Image.Resampling.HAMMING, box))
+
+
+def _said(height: int, width: int) -> str:
+    return f"{width}" if height == width else f"{width} x {height}"
+
+
+def _largest(size: tuple[int, int], wanted: tuple[int, int], along: float) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) of the largest part of a picture that has the proportions of ``wanted``."""
+    (across, down), (width, height) = size, wanted
+    if across * height <= down * width:
+        part = (across, max(height, round(across * height / width)))
+    else:
+        part = (max(width, round(down * width / height)), down)
+    left, top = (round((length - taken) * along) for length, taken in zip(size, part, strict=True))
+    return left, top, left + part[0], top + part[1]
+
+
+def open_window(
+    data: bytes,
+    shape: tuple[int, int],
+    orientation: str | None,
+    along: float,
+    window: tuple[slice, slice],
+) -> UInt8[np.ndarray, "h w 3"] | None:
+    """What ``cover`` at ``shape`` (height, width) and then a cut to ``window`` would give, decoding no more than that.
+
+    To the pixel the same, in a third of the time. None where it cannot be had so: of anything but an upright colour
+    JPEG of exactly that size, or without the package pyvips.
+    """
+    pyvips = _pyvips()
+    (rows, columns), (height, width) = window, shape
+    part = (rows.stop - rows.start, columns.stop - columns.start)
+    if pyvips is None or part == shape or orientation in _UPRIGHT or not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        picture = pyvips.Image.jpegload_buffer(data, access="sequential", fail_on="error")
+        left, top, right, bottom = _largest((picture.width, picture.height), (width, height), along)
+        turned = picture.get_typeof("orientation") and picture.get("orientation") != 1
+        if (right - left, bottom - top) != (width, height) or picture.bands != 3 or turned:
+            return None
+        cut = picture.crop(left + columns.start, top + rows.start, part[1], part[0])
+        return np.frombuffer(cut.write_to_memory(), np.uint8).reshape(*part, 3).copy()
+    except pyvips.Error as error:
+        raise ValueError("picture cannot be decoded (pyvips)") from error
+
+
+@functools.cache
+def _pyvips() -> Any:
+    try:
+        import pyvips
+    except (ImportError, OSError):  # or its library is missing
+        return None
+    logging.getLogger("pyvips").setLevel(logging.WARNING)  # it tells of every thread pool
+    pyvips.voperation.cache_set_max(0)  # no two samples have the same bytes
+    return pyvips
