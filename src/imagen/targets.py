@@ -19,6 +19,7 @@ CHOICES = (
     "network",
     "null_text",
     "parameterization",
+    "safety",
     "sampler",
     "schedule",
     "spacing",
