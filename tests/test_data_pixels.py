@@ -134,6 +134,13 @@ def test_orientation_from_the_json_where_the_bytes_have_none():
         assert np.array_equal(np.array(pixels.open_picture(data, words)), np.array(arrow()))
 
 
+def test_a_transparent_picture_is_turned_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = arrow().transpose(Image.Transpose.ROTATE_90).convert("RGBA")
+    assert np.array_equal(np.array(pixels.open_picture(encoded(lying, exif=exif))), np.array(arrow()))
+
+
 def test_what_is_no_picture_is_a_value_error():
     truncated = encoded(noise(64, 64), "JPEG")[:1500]
     for data in (b"", b"<html>not found</html>", truncated, encoded(noise(64, 64))[:2000], encoded(arrow(), "GIF")):
@@ -147,3 +154,46 @@ def test_a_picture_with_too_many_pixels_is_refused_unread(monkeypatch: pytest.Mo
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(ValueError, match="9000 x 8000 pixels is too large"):
         pixels.open_picture(data)
+
+
+def test_shrinking_all_of_a_picture_is_the_block_mean():
+    picture = noise(96, 64)
+    shrunk = pixels.shrink(picture, 16)
+    mean = np.array(picture).reshape(16, 4, 24, 4, 3).mean((1, 3))
+    assert shrunk.shape == (16, 24, 3)
+    assert np.abs(shrunk - mean).max() <= 0.5
+    left_over = pixels.shrink(picture.crop((0, 0, 94, 64)), 16)  # the last column is of two pixels
+    assert np.array_equal(left_over[:, :23], shrunk[:, :23])
+    assert np.abs(left_over[:, 23] - np.array(picture)[:, 92:94].reshape(16, 4, 2, 3).mean((1, 2))).max() <= 0.5
+
+
+@pytest.mark.parametrize("size", [(100, 70), (70, 100), (64, 64), (333, 65)])
+def test_shrinking_keeps_the_proportions_and_gradients_linear(size: tuple[int, int]):
+    width, height = size
+    across = np.linspace(0, 255, width)[None, :, None].repeat(height, 0).repeat(3, 2)
+    shrunk = pixels.shrink(Image.fromarray(across.round().astype(np.uint8)), 32)
+    assert min(shrunk.shape[:2]) == 32
+    assert abs(shrunk.shape[1] / shrunk.shape[0] - width / height) <= width / height / 32
+    centres = (np.arange(shrunk.shape[1]) + 0.5) * width / shrunk.shape[1] - 0.5
+    inner = slice(2, -2)  # at the border a filter sees one side alone
+    assert np.abs(shrunk[0, :, 0] - centres * 255 / (width - 1))[inner].max() < 1.5
+    assert (shrunk == shrunk[:1]).all()
+
+
+def test_shrinking_leaves_constants_and_the_right_size_alone_and_never_enlarges():
+    assert (pixels.shrink(Image.new("RGB", (97, 51), (9, 99, 199)), 20) == (9, 99, 199)).all()
+    assert np.array_equal(pixels.shrink(noise(24, 16), 16), np.array(noise(24, 16)))
+    with pytest.raises(ValueError, match="40 x 30 is smaller than 32"):
+        pixels.shrink(noise(40, 30), 32)
+
+
+def test_squares_agree_however_they_are_shrunk():
+    assert np.array_equal(pixels.shrink(noise(64, 64), 16), pixels.square(noise(64, 64), 16))
+    assert np.array_equal(pixels.shrink(noise(50, 50), 16), pixels.square(noise(50, 50), 16))
+
+
+def test_what_lies_sideways():
+    turned = [words for words in pixels._UPRIGHT if pixels.lies_sideways(words)]
+    assert turned == list(pixels._UPRIGHT)[3:]  # tags 5 to 8
+    assert not pixels.lies_sideways(None)
+    assert not pixels.lies_sideways("turned by 90, or so")

@@ -80,3 +80,12 @@ def test_surplus_shards_go_and_foreign_ones_are_refused(tmp_path):
     stats_path(tmp_path / "00000.tar").write_text('{"count": 2, "successes": 2}')
     with pytest.raises(UserError, match="another program"):
         is_whole(tmp_path / "00000.tar", RECIPE)
+
+
+def test_what_no_column_can_hold_is_written_as_json(tmp_path):
+    rows = [row(0) | {"hash": 2**70, "mixed": 1}, row(1) | {"hash": 1, "mixed": "one"}]
+    entries = [Entry(one, b"png", "png") for one in rows]
+    write_shard(tmp_path / "00000.tar", entries, started=0.0, recipe=RECIPE, shards=1)
+    columns = pyarrow.parquet.read_table(tmp_path / "00000.parquet").to_pydict()
+    assert columns["hash"] == [str(2**70), "1"]
+    assert columns["mixed"] == ["1", '"one"']

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 MAX_PIXELS = 2**26
@@ -17,7 +17,7 @@ MAX_PIXELS = 2**26
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
-# img2dataset drops the EXIF tag from the bytes and leaves the camera's words for it in the json
+# img2dataset drops the EXIF tag from the bytes and leaves the camera's words for it in the json; the tag's 2 to 8
 _UPRIGHT = {
     "Mirrored horizontal": Image.Transpose.FLIP_LEFT_RIGHT,
     "Rotated 180": Image.Transpose.ROTATE_180,
@@ -28,6 +28,12 @@ _UPRIGHT = {
     "Rotated 90 CCW": Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+_BY_TAG = dict(enumerate(_UPRIGHT.values(), start=2))
+
+
+def lies_sideways(orientation: str | None) -> bool:
+    """Whether a picture of which the json says so has its width and height exchanged once it is upright."""
+    return orientation in _UPRIGHT and "90" in orientation
 
 
 def to_float(image: UInt8[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
@@ -58,7 +64,7 @@ def open_picture(data: bytes, orientation: str | None = None, least: int | None 
         picture = Image.open(io.BytesIO(data), formats=_FORMATS)
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too large")
-        tagged = _ORIENTATION_TAG in picture.getexif()
+        turn = upright_turn(picture, orientation)
         if least is not None:
             picture.draft("RGB", (least, least))
         picture.load()
@@ -67,11 +73,15 @@ def open_picture(data: bytes, orientation: str | None = None, least: int | None 
     except Exception as error:  # Pillow's decoders raise nearly anything on bytes they did not expect
         raise ValueError(f"picture cannot be decoded ({type(error).__name__})") from error
     picture = over_white(picture)
-    if tagged:
-        ImageOps.exif_transpose(picture, in_place=True)
-    elif orientation in _UPRIGHT:
-        picture = picture.transpose(_UPRIGHT[orientation])
-    return picture
+    return picture if turn is None else picture.transpose(turn)
+
+
+def upright_turn(picture: Image.Image, orientation: str | None) -> Image.Transpose | None:
+    """What puts a picture upright, None if it stands: by its own EXIF tag, or where it has none by the json's words."""
+    tag = picture.getexif().get(_ORIENTATION_TAG)
+    if tag is None:
+        return _UPRIGHT.get(orientation or "")
+    return _BY_TAG.get(tag)
 
 
 def over_white(picture: Image.Image) -> Image.Image:
@@ -106,10 +116,34 @@ def cover(picture: Image.Image, height: int, width: int, along: float = 0.5) -> 
     if (right - left, bottom - top) == (width, height):
         return np.asarray(picture.crop(box))
     factor, rest = divmod(right - left, width)
-    if not rest and (bottom - top) == factor * height:
+    whole = not rest and (bottom - top) == factor * height
+    return _averaged(picture, (width, height), factor if whole else None, box)
+
+
+def shrink(picture: Image.Image, short_side: int) -> UInt8[np.ndarray, "h w 3"]:
+    """All of a picture, its short side ``short_side`` pixels, its proportions as they were: neither cut nor squashed.
+
+    The arithmetic is that of ``cover``; a whole factor that does not divide the long side leaves its last row or column
+    the mean of what is left. ValueError if the picture is smaller.
+    """
+    side = min(picture.size)
+    if side < short_side:
+        raise ValueError(f"picture of {picture.width} x {picture.height} is smaller than {short_side} pixels")
+    if side == short_side:
+        return np.asarray(picture)
+    width, height = (round(length * short_side / side) for length in picture.size)
+    factor, rest = divmod(side, short_side)
+    return _averaged(picture, (width, height), None if rest else factor, (0, 0, *picture.size))
+
+
+def _averaged(
+    picture: Image.Image, size: tuple[int, int], factor: int | None, box: tuple[int, int, int, int]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """``box`` of a picture, shrunk by block means of a whole ``factor``, else to ``size`` (width, height)."""
+    if factor is not None:
         return np.asarray(picture.reduce(factor, box))
     # a box filter of a fractional factor takes now one pixel, now two; Hamming is the nearest that does not
-    return np.asarray(picture.resize((width, height), Image.Resampling.HAMMING, box))
+    return np.asarray(picture.resize(size, Image.Resampling.HAMMING, box))
 
 
 def _said(height: int, width: int) -> str:

@@ -102,7 +102,7 @@ def write_parquet(path: Location, rows: Sequence[dict[str, Any]]) -> None:
             kind = kind or pyarrow.string()
         try:
             columns[name] = pyarrow.array(values, kind)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
             columns[name] = pyarrow.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in values])
     with atomic_write(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
