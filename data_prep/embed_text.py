@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from imagen.build import build_encoder
 from imagen.cli import main
-from imagen.data import shards
+from imagen.data import shards, tokens
 from imagen.devices import pick_device
 from imagen.errors import UserError
 from imagen.text_encoder import TextEncoder
@@ -61,7 +61,7 @@ def is_whole(sidecar: Path, fingerprint: dict[str, Any], captions: dict[str, str
         if shards.read_encoder(sidecar) != fingerprint:
             return False
         made = {
-            key: shards.tokens_caption_hash(data) for key, data in shards.read_members(sidecar, shards.TOKENS_SUFFIX)
+            key: tokens.tokens_caption_hash(data) for key, data in shards.read_members(sidecar, shards.TOKENS_SUFFIX)
         }
     except ValueError:
         return False  # damaged: made again
@@ -75,8 +75,8 @@ def encode(encoder: TextEncoder, captions: list[str], batch_size: int, bar: tqdm
     for i in range(0, len(distinct), batch_size):
         batch = distinct[i : i + batch_size]
         text = encoder.encode(batch)
-        tokens = text.tokens.to(torch.float16)
-        for caption, rows, real in zip(batch, tokens.cpu(), text.mask.cpu(), strict=True):
+        half = text.tokens.to(torch.float16)
+        for caption, rows, real in zip(batch, half.cpu(), text.mask.cpu(), strict=True):
             encoded[caption] = rows[real]
             if not encoded[caption].isfinite().all():
                 raise UserError(

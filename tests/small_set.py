@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imagen.data.shards import ENCODER_MEMBER, dump_tokens, stats_path, text_folder, write_tar
+from imagen.data.shards import ENCODER_MEMBER, stats_path, text_folder, write_tar
+from imagen.data.tokens import dump_tokens
 from imagen.text_encoder import Hash
 
 ENCODER = Hash(name="hash", width=8, max_length=16)
@@ -81,5 +82,5 @@ def options(root: Path, **changed: Any) -> dict[str, Any]:
     """What WebDatasetModule takes, small."""
     plain = {"root": str(root), "images": None, "text": None, "made_by": "make the set", "resolution": 8, "crop": None}
     plain |= {"batch_size": 4, "seed": 3, "num_workers": 0, "multiprocessing_context": None, "flip": False}
-    plain |= {"random_crop": False, "shuffle_buffer": 8, "cache_mb": 1, "max_unfit": 0.001}
+    plain |= {"random_crop": False, "jpeg_draft": False, "window": 2, "max_unfit": 0.001}
     return plain | changed

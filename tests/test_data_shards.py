@@ -1,6 +1,5 @@
 """The folder contract: names, hashes, tars, and finding the sidecars that fit an encoder."""
 
-import hashlib
 import json
 import tarfile
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from imagen.data import shards
+from imagen.data.tokens import dump_tokens
 from imagen.errors import UserError
 from imagen.text_encoder import Hash, fingerprint8
 
@@ -18,7 +18,7 @@ def sidecar(root, split="train", encoder=ENCODER, **changed):
     """Write one sidecar tar by ``encoder``, its fingerprint changed."""
     fingerprint = encoder.fingerprint() | changed
     folder = shards.text_folder(root, split, encoder.name, fingerprint)
-    member = shards.dump_tokens(torch.ones(2, encoder.width), "a cat")
+    member = dump_tokens(torch.ones(2, encoder.width), "a cat")
     shards.write_tar(
         folder / "00000.tar", [("_encoder.json", json.dumps(fingerprint).encode()), ("k.safetensors", member)]
     )
@@ -29,11 +29,8 @@ def test_names_of_the_contract(tmp_path):
     assert shards.images_folder("data/x", "val", 64).as_posix() == "data/x/val/images-64"
     fingerprint = ENCODER.fingerprint()
     assert shards.text_folder("d", "train", "hash", fingerprint).name == f"text-hash-{fingerprint8(fingerprint)}"
+    assert shards.text_folder("d", "train", "hash", fingerprint, "int8").name.endswith("-int8")
     assert shards.stats_path(tmp_path / "00012.tar").name == "00012_stats.json"
-
-
-def test_caption_hash_is_the_first_16_bytes_of_sha256():
-    assert shards.caption_hash("café") == hashlib.sha256("café".encode()).digest()[:16].hex()
 
 
 def test_whole_shards_are_those_with_stats(tmp_path):
@@ -71,27 +68,6 @@ def test_a_damaged_tar_is_named(tmp_path):
     (tmp_path / "00000.tar").write_bytes(whole[:700])
     with pytest.raises(UserError, match=r"00000\.tar is damaged"):
         shards.read_captions(tmp_path / "00000.tar")
-
-
-def test_tokens_keep_their_values_and_their_caption():
-    tokens = torch.tensor([[1.0, -2.5], [0.1, 1e-3]])
-    back, caption = shards.load_tokens(shards.dump_tokens(tokens, "a cat"))
-    assert back.dtype == torch.float16
-    torch.testing.assert_close(back, tokens.half(), rtol=0, atol=0)
-    assert caption == shards.caption_hash("a cat")
-
-
-@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x80\x04\x95pickle"])
-def test_what_is_no_embedding_is_refused(content):
-    with pytest.raises(ValueError, match="not a text embedding"):
-        shards.load_tokens(content)
-
-
-def test_an_embedding_without_caption_hash_is_refused():
-    import safetensors.torch
-
-    with pytest.raises(ValueError, match="no caption hash"):
-        shards.load_tokens(safetensors.torch.save({"tokens": torch.zeros(1, 2)}))
 
 
 def test_the_encoder_is_the_first_member(tmp_path):

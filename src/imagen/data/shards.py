@@ -4,13 +4,15 @@
 
     <root>/{train,val}/images-<size>/00000.tar            key.png|jpg|webp  key.txt  key.json (as img2dataset's)
                                      00000.parquet  00000_index.npy  00000_stats.json (last: the mark of a whole shard)
-    <root>/{train,val}/text-<encoder>-<fp8>/00000.tar     _encoder.json (first), then key.safetensors
-                                            00000_index.npy
+    <root>/{train,val}/text-<encoder>-<fp8>/00000.tar     _encoder.json (first), then key.safetensors (data/tokens.py)
+                                            00000_index.npy  00000_stats.json (last)
+
+Embeddings stored in another code than fp16 lie in ``text-<encoder>-<fp8>-<storage>``, of the same fingerprint: which
+code a run was trained on is no matter of the encoder's.
 
 Keys join the two tars, never positions. The root is a path or any URL that fsspec knows. Nothing here ever unpickles.
 """
 
-import hashlib
 import io
 import json
 import re
@@ -19,12 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import safetensors.torch
-import torch
-from jaxtyping import Float
-from safetensors import SafetensorError
-from torch import Tensor
-
+from imagen.data.tokens import caption_hash, dump_tokens, load_tokens  # noqa: F401
 from imagen.errors import UserError
 from imagen.files import Location, atomic_write, locate, names_in
 from imagen.text_encoder import TextEncoder, fingerprint8
@@ -40,19 +37,17 @@ def images_folder(root: str | Location, split: str, size: int) -> Location:
     return locate(root) / split / f"images-{size}"
 
 
-def text_folder(root: str | Location, split: str, name: str, fingerprint: dict[str, Any]) -> Location:
-    """Where the sidecars of the encoder ``name`` with this full fingerprint lie."""
-    return locate(root) / split / f"text-{name}-{fingerprint8(fingerprint)}"
+def text_folder(
+    root: str | Location, split: str, name: str, fingerprint: dict[str, Any], storage: str = "fp16"
+) -> Location:
+    """Where the sidecars of the encoder ``name`` with this full fingerprint, stored in this code, lie."""
+    code = "" if storage == "fp16" else f"-{storage}"
+    return locate(root) / split / f"text-{name}-{fingerprint8(fingerprint)}{code}"
 
 
 def stats_path(tar: Location) -> Location:
     """The file whose presence marks ``tar`` as whole: ``00000.tar`` -> ``00000_stats.json``."""
     return tar.with_name(f"{tar.stem}_stats.json")
-
-
-def caption_hash(caption: str) -> str:
-    """32 hex digits (16 bytes of SHA-256) that tie an embedding to the caption it was made from."""
-    return hashlib.sha256(caption.encode()).hexdigest()[:32]
 
 
 def whole_shards(folder: str | Location, *, skip_unfinished: bool) -> list[Location]:
@@ -126,30 +121,6 @@ def read_encoder(tar: str | Location) -> dict[str, Any]:
     except (tarfile.TarError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{tar} cannot be read as a tar of text embeddings ({error}): make it again") from error
     raise UserError(f"{tar} is no tar of text embeddings: its first member is not {ENCODER_MEMBER}")
-
-
-def dump_tokens(tokens: Float[Tensor, "n d"], caption: str) -> bytes:
-    """A sidecar member: real tokens only, float16, with the hash of their caption in the header."""
-    half = tokens.to(torch.float16).contiguous()
-    return safetensors.torch.save({"tokens": half}, {"caption": caption_hash(caption)})
-
-
-def load_tokens(member: bytes) -> tuple[Float[Tensor, "n d"], str]:
-    """The tokens (float16) and the caption hash of a sidecar member; ValueError if it is not one."""
-    try:
-        tokens = safetensors.torch.load(member)["tokens"]
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(f"not a text embedding: {error}") from error
-    return tokens, tokens_caption_hash(member)
-
-
-def tokens_caption_hash(member: bytes) -> str:
-    """The caption hash in a sidecar member's header; ValueError if there is none."""
-    try:
-        length = int.from_bytes(member[:8], "little")
-        return json.loads(member[8 : 8 + length])["__metadata__"]["caption"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError("not a text embedding: no caption hash in its header") from error
 
 
 def find_text_folder(root: str | Location, split: str, encoder: TextEncoder) -> Location:

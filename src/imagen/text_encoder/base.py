@@ -49,9 +49,17 @@ class TextEncoder(ABC):
     def fingerprint(self) -> dict[str, str | int | None]:
         """What is declared, and the hashes of weights and tokenizer: equal where embeddings are interchangeable."""
 
-    @abstractmethod
     def encode(self, captions: list[str]) -> TextEmbedding:
         """Hidden states as float32 on ``device``, zero where padded; an empty caption has a real token too."""
+        return self.encode_tokenized(self.tokenize(captions))
+
+    @abstractmethod
+    def tokenize(self, captions: list[str]) -> list[list[Any]]:
+        """The tokens of each caption, special ones too, at most ``max_length``: the half that needs no device."""
+
+    @abstractmethod
+    def encode_tokenized(self, tokenized: list[list[Any]]) -> TextEmbedding:
+        """What ``encode`` makes of captions that ``tokenize`` has been through, padded to the longest of them."""
 
     @abstractmethod
     def cut(self, captions: list[str]) -> list[str]:

@@ -23,12 +23,14 @@ class Hash(TextEncoder):
     def fingerprint(self) -> dict[str, str | int | None]:
         return self.declared() | {"weights": "shake-256", "tokenizer": "words"}
 
-    def encode(self, captions: list[str]) -> TextEmbedding:
+    def tokenize(self, captions: list[str]) -> list[list[str]]:
         check_captions(captions)
-        rows = [[*_words(caption)[: self.max_length - 1], ""] for caption in captions]
-        tokens = [torch.stack([_word_vector(word, self.width) for word in row]) for row in rows]
+        return [[*_words(caption)[: self.max_length - 1], ""] for caption in captions]
+
+    def encode_tokenized(self, tokenized: list[list[str]]) -> TextEmbedding:
+        tokens = [torch.stack([_word_vector(word, self.width) for word in row]) for row in tokenized]
         padded = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows])
+        lengths = torch.tensor([len(row) for row in tokenized])
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
         return TextEmbedding(padded, mask).to(self.device)
 

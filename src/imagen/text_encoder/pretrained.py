@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagen.errors import UserError
 from imagen.text_encoder.base import TextEncoder, check_captions
@@ -93,15 +93,19 @@ class Pretrained(TextEncoder):
         hashes = {"weights": digest(weight_files(self.folder)), "tokenizer": digest(tokenizer)}
         return self.declared() | hashes
 
-    def encode(self, captions: list[str]) -> TextEmbedding:
+    def tokenize(self, captions: list[str]) -> list[list[int]]:
         check_captions(captions)
+        return self._tokenizer(captions, truncation=True, max_length=self.max_length)["input_ids"]
+
+    def encode_tokenized(self, tokenized: list[list[int]]) -> TextEmbedding:
         model = self._model
-        options = {"padding": True, "truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
-        batch = self._tokenizer(captions, **options).to(self.device)
-        mask = batch["attention_mask"].bool()
+        rows = [torch.tensor(row) for row in tokenized]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._tokenizer.pad_token_id)
+        lengths = torch.tensor([len(row) for row in tokenized])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).to(self.device)
         # the fingerprint promises the dtype, whatever autocast the caller is in
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            hidden = self._hidden(batch["input_ids"], mask)
+            hidden = self._hidden(ids.to(self.device), mask)
         assert model.dtype == DTYPES[self.dtype_name]
         return TextEmbedding(hidden.float().masked_fill(~mask[..., None], 0.0), mask)
 
