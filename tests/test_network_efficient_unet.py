@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,11 +18,11 @@ from imagen.network.attention import CrossAttention, HeadNorm, SelfAttention
 from imagen.network.blocks import ResBlock
 from imagen.network.efficient_unet import EfficientUNet
 from imagen.null_text import ZeroedText
+from imagen.text_pooling import AttentionPooling, MeanPooling, NoPooling
 from imagen.types import Conditioning, TextEmbedding
 
 SMALL: dict[str, Any] = {
     "text_width": 12,
-    "text_pooling": "attention",
     "text_norm": True,
     "low_res": True,
     "out_channels": 3,
@@ -49,9 +50,20 @@ VARIANTS: list[dict[str, Any]] = [
     {"strides": [1, 1], "num_res_blocks": [0, 1]},
     {"downsample_first": False},
     {"downsample_first": False, "long_skip_concat": True, "strides": [2, 1], "qk_norm": True},
-    {"text_pooling": "mean", "text_norm": False},
-    {"text_pooling": "none", "qk_norm": True},
+    {"text_pooling": MeanPooling, "text_norm": False},
+    {"text_pooling": NoPooling, "qk_norm": True},
 ]
+
+
+ATTENTION = partial(AttentionPooling, head_channels=64)
+
+
+def built(values: dict[str, Any]) -> EfficientUNet:
+    """The network of these hyperparameters and, where they name none, the paper's text pooling."""
+    pooling = values.get("text_pooling", ATTENTION)
+    return EfficientUNet(
+        ZeroedText(), pooling, **{key: value for key, value in values.items() if key != "text_pooling"}
+    )
 
 
 def paper(option: str, **changes: Any) -> EfficientUNet:
@@ -60,13 +72,13 @@ def paper(option: str, **changes: Any) -> EfficientUNet:
     node["text_width"] = 4096
     values: Any = OmegaConf.to_container(node)
     with torch.device("meta"):
-        return EfficientUNet(ZeroedText(), **(values | changes))
+        return built(values | changes)
 
 
 def small(**changes: Any) -> EfficientUNet:
     """A small network whose zero-initialised layers are given weights, so that every part tells in the output."""
     generator = torch.Generator().manual_seed(0)
-    network = EfficientUNet(ZeroedText(), **(SMALL | changes))
+    network = built(SMALL | changes)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
@@ -187,7 +199,7 @@ def test_padding_changes_nothing_and_empty_text_is_borne(changes: dict[str, Any]
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_the_network_starts_as_zero_and_every_weight_learns(changes: dict[str, Any]):
     x, logsnr, cond = inputs()
-    assert not EfficientUNet(ZeroedText(), **(SMALL | changes))(x, logsnr, cond).any()
+    assert not built(SMALL | changes)(x, logsnr, cond).any()
     network = small(**changes)
     network(x, logsnr, cond).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
@@ -201,8 +213,8 @@ def test_text_noise_levels_and_low_res_tell():
     assert level is not None
     want = network(x, logsnr, cond)
     assert (network(x, logsnr, cond.null_text()) - want)[:2].abs().amax(dim=(1, 2, 3)).min() > 1e-3
-    for option in ("mean", "none"):
-        other = small(text_pooling=option)
+    for pooling in (MeanPooling, NoPooling):
+        other = small(text_pooling=pooling)
         assert (other(x, logsnr, cond.null_text()) - other(x, logsnr, cond))[:2].abs().amax(dim=(1, 2, 3)).min() > 1e-3
     for other in (
         network(x, logsnr + 1, cond),
@@ -254,15 +266,17 @@ def test_bf16_autocast_is_near_float32(layout: torch.memory_format, patch_size: 
         ({"cross_attention": [True]}, "cross_attention"),
         ({"strides": [2, 4]}, "strides"),
         ({"num_heads": 3}, "num_heads=3"),
-        ({"text_pooling": "max"}, "text_pooling=max"),
-        ({"text_pooling": "none", "self_attention": [False] * 2, "cross_attention": [False] * 2}, "text_pooling=none"),
+        (
+            {"text_pooling": NoPooling, "self_attention": [False] * 2, "cross_attention": [False] * 2},
+            "text would not be read",
+        ),
         ({"patch_size": 0}, "patch_size=0"),
         ({"num_res_blocks": [0, 1], "long_skip_concat": True}, "long_skip_concat"),
     ],
 )
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], named: str):
     with pytest.raises(UserError, match=named):
-        EfficientUNet(ZeroedText(), **(SMALL | changes))
+        built(SMALL | changes)
 
 
 def test_norms_of_text_queries_and_keys_are_switched_everywhere():
@@ -274,9 +288,7 @@ def test_norms_of_text_queries_and_keys_are_switched_everywhere():
     assert kinds(text_norm=False, qk_norm=True) == {HeadNorm}
 
 
-@pytest.mark.parametrize(
-    "override", ["text_norm=maybe", "qk_norm=2", "downsample_first=last", "text_pooling=3", "self_attention=true"]
-)
+@pytest.mark.parametrize("override", ["text_norm=maybe", "qk_norm=2", "downsample_first=last", "self_attention=true"])
 def test_a_mistyped_hyperparameter_names_itself(override: str):
     with pytest.raises(UserError, match=f"(?i)network.{override}"):
         compose("train", ["experiment=toy_sr32", f"network.{override}"])
@@ -287,10 +299,11 @@ def test_compiles_without_a_graph_break():
     import torch
     from imagen.network.efficient_unet import EfficientUNet
     from imagen.null_text import LearnedText
+    from imagen.text_pooling import MeanPooling
     from imagen.types import Conditioning, TextEmbedding
     torch.manual_seed(0)
-    options = {SMALL | {"patch_size": 2, "num_res_blocks": [0, 1], "downsample_first": False, "text_pooling": "mean"}!r}
-    network = EfficientUNet(LearnedText(text_width=12), **options)
+    options = {SMALL | {"patch_size": 2, "num_res_blocks": [0, 1], "downsample_first": False}!r}
+    network = EfficientUNet(LearnedText(text_width=12), MeanPooling, **options)
     torch.nn.init.normal_(network.conv_out.weight)
     text = TextEmbedding(torch.randn(2, 4, 12), torch.arange(4) < torch.tensor([[4], [2]]))
     cond = Conditioning(text.dropped(torch.tensor([False, True])), torch.randn(2, 3, 4, 4), torch.zeros(2))

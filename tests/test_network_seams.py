@@ -19,6 +19,7 @@ from imagen.cli import CONF
 from imagen.network import blocks
 from imagen.network.efficient_unet import EfficientUNet
 from imagen.null_text import ZeroedText
+from imagen.text_pooling import MeanPooling
 from imagen.types import Conditioning, TextEmbedding
 
 SIDE, CROP, SCALE = 320, 224, 4
@@ -34,7 +35,7 @@ def network() -> nn.Module:
     del node["_target_"]
     node.merge_with(NARROW)
     values: Any = OmegaConf.to_container(node)
-    return randomize(EfficientUNet(ZeroedText(), **values), std=0.1).eval()
+    return randomize(EfficientUNet(ZeroedText(), MeanPooling, **values), std=0.1).eval()
 
 
 @pytest.fixture

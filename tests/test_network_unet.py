@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,12 +19,12 @@ from imagen.network.attention import HeadNorm, NoTextKeys, SelfAttention, TextKe
 from imagen.network.unet import UNet
 from imagen.null_text import ZeroedText
 from imagen.randomness import TrainingAddress
+from imagen.text_pooling import AttentionPooling, MeanPooling, NoPooling
 from imagen.types import Conditioning, TextEmbedding
 
 PAPER: dict[str, Any] = {
     "image_size": 64,
     "text_width": 4096,
-    "text_pooling": "attention",
     "text_norm": True,
     "width": 512,
     "emb_mult": 4,
@@ -50,16 +51,25 @@ SMALL: dict[str, Any] = PAPER | {
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"out_channels": 6, "qk_norm": True},
-    {"text_pooling": "mean", "text_norm": False},
-    {"text_pooling": "none"},
-    {"text_pooling": "mean", "text_resolutions": []},
+    {"text_pooling": MeanPooling, "text_norm": False},
+    {"text_pooling": NoPooling},
+    {"text_pooling": MeanPooling, "text_resolutions": []},
 ]
+
+
+ATTENTION = partial(AttentionPooling, head_channels=64)
+
+
+def built(values: dict[str, Any]) -> UNet:
+    """The network of these hyperparameters and, where they name none, the paper's text pooling."""
+    pooling = values.get("text_pooling", ATTENTION)
+    return UNet(ZeroedText(), pooling, **{key: value for key, value in values.items() if key != "text_pooling"})
 
 
 def small(**changes: Any) -> UNet:
     """A small network whose zero-initialised layers are given weights, so that every part tells in the output."""
     generator = torch.Generator().manual_seed(0)
-    network = UNet(ZeroedText(), **(SMALL | changes))
+    network = built(SMALL | changes)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
@@ -79,16 +89,16 @@ def inputs(padded_to: int = 5, padding: float = 0.0) -> tuple[torch.Tensor, torc
 )
 def test_paper_sizes(width: int, least: float, most: float):
     with torch.device("meta"):
-        UNet(ZeroedText(), **(PAPER | {"width": 64}))  # torch loads its meta kernels once
+        built(PAPER | {"width": 64})  # torch loads its meta kernels once
         start = time.perf_counter()
-        network = UNet(ZeroedText(), **(PAPER | {"width": width}))
+        network = built(PAPER | {"width": width})
     assert time.perf_counter() - start < 1.0
     assert least < sum(p.numel() for p in network.parameters()) / 1e9 < most
 
 
 def test_attention_follows_every_block_of_its_levels():
     with torch.device("meta"):
-        network = UNet(ZeroedText(), **PAPER)
+        network = built(PAPER)
     heads = [m.num_heads for m in network.modules() if type(m).__name__ == "SelfAttention"]
     assert sorted(heads) == [16] * 7 + [24] * 7 + [32] * 8
 
@@ -130,7 +140,7 @@ def test_text_noise_level_and_low_res_tell():
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_the_network_starts_as_zero_and_every_weight_learns(changes: dict[str, Any]):
     x, logsnr, cond = inputs()
-    assert not UNet(ZeroedText(), **(SMALL | changes))(x, logsnr, cond).any()
+    assert not built(SMALL | changes)(x, logsnr, cond).any()
     network = small(**changes)
     network(x, logsnr, cond).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
@@ -173,13 +183,12 @@ def test_any_multiple_of_the_stride_is_taken_and_others_name_sizes_that_work():
         ({"image_size": 17}, "resolution=17"),
         ({"head_channels": 24}, "head_channels=24"),
         ({"text_resolutions": [4]}, r"text_resolutions=\[4\]"),
-        ({"text_pooling": "max"}, "text_pooling=max"),
-        ({"text_pooling": "none", "text_resolutions": []}, "text_pooling=none"),
+        ({"text_pooling": NoPooling, "text_resolutions": []}, "text would not be read"),
     ],
 )
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], named: str):
     with pytest.raises(UserError, match=named):
-        UNet(ZeroedText(), **(SMALL | changes))
+        built(SMALL | changes)
 
 
 def test_norms_of_text_queries_and_keys_are_switched_everywhere():
@@ -193,14 +202,17 @@ def test_norms_of_text_queries_and_keys_are_switched_everywhere():
 
 def test_compiles_without_a_graph_break():
     program = f"""
+    from functools import partial
     import torch
     from imagen.network.unet import UNet
     from imagen.null_text import EmptyCaption
+    from imagen.text_pooling import AttentionPooling
     from imagen.types import Conditioning, TextEmbedding
     torch.manual_seed(0)
     null_text = EmptyCaption(text_width=12, max_length=8)
     null_text.fill(lambda captions: TextEmbedding(torch.randn(1, 2, 12), torch.ones(1, 2, dtype=torch.bool)))
-    network = UNet(null_text, **{SMALL | {"num_res_blocks": [0, 1], "qk_norm": True}!r})
+    pooling = partial(AttentionPooling, head_channels=8)
+    network = UNet(null_text, pooling, **{SMALL | {"num_res_blocks": [0, 1], "qk_norm": True}!r})
     torch.nn.init.normal_(network.conv_out.weight)
     text = TextEmbedding(torch.randn(2, 4, 12), torch.arange(4) < torch.tensor([[4], [2]]))
     cond = Conditioning(text.dropped(torch.tensor([False, True])))
@@ -252,7 +264,7 @@ def test_the_super_resolution_unet_is_near_the_papers_600m():
     node.merge_with({"image_size": 256, "text_width": 4096})
     values: Any = OmegaConf.to_container(node, resolve=True)
     with torch.device("meta"):
-        network = UNet(ZeroedText(), **values)
+        network = built(values)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6) == 640
     assert network.low_res
     assert network.stride == 32

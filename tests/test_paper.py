@@ -21,7 +21,6 @@ from imagen.lightning_module import DiffusionModule
 from imagen.metrics_log import MetricsLog
 from imagen.network.attention import CrossAttention, SelfAttention
 from imagen.network.blocks import ResBlock
-from imagen.network.conditioning import AttentionPool
 from imagen.null_text import ZeroedText
 from imagen.parameterization import Epsilon
 from imagen.runs import RunFolder, Weights
@@ -30,6 +29,7 @@ from imagen.slots import register
 from imagen.spacing import UniformTime
 from imagen.summary import example, markdown_row, summarize
 from imagen.text_encoder import T5
+from imagen.text_pooling import AttentionPool, TextPooling
 from imagen.threshold import DynamicThreshold
 from imagen.types import Conditioning
 
@@ -172,7 +172,8 @@ def test_text(name, modules):
     assert (encoder.name, encoder.width) == ("t5_xxl", 4096)
     network = modules[name].denoiser.network
     pools = [module for module in network.modules() if isinstance(module, AttentionPool)]
-    assert len(pools) == 1
+    assert len(pools) == len([module for module in network.modules() if isinstance(module, TextPooling)]) == 1
+    assert pools[0].num_heads * 64 == pools[0].q.in_features
     assert isinstance(pools[0].norm, nn.LayerNorm)
     assert [type(m) for m in network.modules() if isinstance(m, ZeroedText)] == [ZeroedText]
     assert modules[name].loss.caption_dropout == 0.1

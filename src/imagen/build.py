@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ from imagen.targets import find_target
 from imagen.text_encoder import TextEncoder
 
 REBUILT_FROM = (
-    *("text_encoder", "null_text", "network", "channels_last", "seed", "trainer"),
+    *("text_encoder", "null_text", "text_pooling", "network", "channels_last", "seed", "trainer"),
     *("schedule", "parameterization", "conditioning_augmentation", "augmentation_schedule", "augmentation_level"),
     *("guidance", "threshold", "sampler", "spacing", "resolution", "low_resolution"),
 )
@@ -71,7 +72,7 @@ def build_network(cfg: DictConfig) -> nn.Module:
     """The network with its initial weights: a function of ``cfg.seed``, without touching torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        return instantiate(cfg.network, instantiate(cfg.null_text))
+        return instantiate(cfg.network, instantiate(cfg.null_text), partial(instantiate, cfg.text_pooling))
 
 
 def sampling_parts(cfg: DictConfig) -> dict[str, Any]:

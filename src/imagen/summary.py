@@ -30,7 +30,7 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
     """
     build.check(cfg)
     with torch.device("meta"):
-        network = build.instantiate(cfg.network, build.instantiate(cfg.null_text))
+        network = build.build_network(cfg)
         inputs, trained = example(cfg, cfg.resolution), example(cfg, cfg.data.get("crop") or cfg.resolution)
     ema = build.instantiate(cfg.ema, network)
     own = {id(parameter) for parameter in network.parameters()}

@@ -25,6 +25,7 @@ CHOICES = (
     "spacing",
     "task",
     "text_encoder",
+    "text_pooling",
     "threshold",
     "weighting",
 )

@@ -28,7 +28,7 @@ EXPECTED_WARNINGS = (
 )
 
 STATEFUL = {
-    *("resolution", "low_resolution", "text_encoder", "null_text", "network"),
+    *("resolution", "low_resolution", "text_encoder", "null_text", "text_pooling", "network"),
     *("parameterization", "weighting", "optimizer", "ema"),
 }
 """What a checkpoint is a state of: these must not change where training goes on from it; all else may."""

@@ -14,6 +14,7 @@ from imagen.network.attention import CrossAttention, SelfAttention
 from imagen.network.blocks import GroupNorm, ResBlock, Upsample, check_size, zero_init
 from imagen.network.conditioning import ConditioningEmbedding, with_low_res
 from imagen.null_text import NullText
+from imagen.text_pooling import MakeTextPooling
 from imagen.types import Conditioning, TextEmbedding
 
 MakeAttention = Callable[[int], nn.Module]
@@ -67,9 +68,9 @@ class EfficientUNet(nn.Module):
     def __init__(
         self,
         null_text: NullText,
+        make_text_pooling: MakeTextPooling,
         *,
         text_width: int,
-        text_pooling: str,
         text_norm: bool,
         low_res: bool,
         out_channels: int,
@@ -106,11 +107,11 @@ class EfficientUNet(nn.Module):
 
         self.embedding = ConditioningEmbedding(
             null_text,
+            make_text_pooling,
             channels[0],
             emb_width,
             text_width,
             low_res=low_res,
-            text_pooling=text_pooling,
             text_norm=text_norm,
             attends=any(self_attention) or any(cross_attention),
         )

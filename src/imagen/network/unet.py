@@ -10,6 +10,7 @@ from imagen.network.attention import SelfAttention
 from imagen.network.blocks import Downsample, GroupNorm, ResBlock, Upsample, check_size, zero_init
 from imagen.network.conditioning import ConditioningEmbedding, with_low_res
 from imagen.null_text import NullText
+from imagen.text_pooling import MakeTextPooling
 from imagen.types import Conditioning, TextEmbedding
 
 
@@ -42,10 +43,10 @@ class UNet(nn.Module):
     def __init__(
         self,
         null_text: NullText,
+        make_text_pooling: MakeTextPooling,
         *,
         image_size: int,
         text_width: int,
-        text_pooling: str,
         text_norm: bool,
         width: int,
         emb_mult: int,
@@ -76,11 +77,11 @@ class UNet(nn.Module):
 
         self.embedding = ConditioningEmbedding(
             null_text,
+            make_text_pooling,
             width,
             emb_width,
             text_width,
             low_res=low_res,
-            text_pooling=text_pooling,
             text_norm=text_norm,
             attends=bool(set(sides) & set(text_resolutions)),
         )
