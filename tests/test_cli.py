@@ -83,6 +83,7 @@ def test_a_script_ends_with_one_sentence_and_status_1():
 
 def test_a_badly_quoted_list_shows_how_to_quote():
     assert "quote a list" in said("sample.py", "stages=[a", "prompts=[x")
+    assert "'task' sets nothing: write key=value, or --help alone" in said("sample.py", "--help", "task")
 
 
 def test_settings_of_an_option_that_was_exchanged_are_dropped():

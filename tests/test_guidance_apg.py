@@ -1,6 +1,7 @@
 """Adaptive projected guidance: what is parallel goes, what is long is shortened, momentum lasts for one sampling."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from oracle import GaussianOracle, conditioning
 
 from imagen.errors import UserError
 from imagen.guidance import AdaptiveProjectedGuidance
+from imagen.sampler import Heun
 from imagen.types import Conditioning, Prediction
 
 X = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -21,9 +23,22 @@ def apg(eta: float = 1.0, norm_threshold: float = math.inf, momentum: float = 0.
     return AdaptiveProjectedGuidance(weight=3.0, eta=eta, norm_threshold=norm_threshold, momentum=momentum)
 
 
-def pushes(guidance: AdaptiveProjectedGuidance, calls: int = 1) -> list[torch.Tensor]:
-    guided = guidance(ORACLE)
-    return [(guided(X, LOGSNR, COND).x0 - CONDITIONAL) / 2 for _ in range(calls)]
+def pushes(guidance: AdaptiveProjectedGuidance) -> list[torch.Tensor]:
+    return [(guidance(ORACLE)(X, LOGSNR, COND).x0 - CONDITIONAL) / 2]
+
+
+def pushed(levels: Sequence[float], momentum: float = -0.75) -> list[float]:
+    """What one walk that calls the model at these levels adds, where the halves' difference is 1 at each of them."""
+
+    def denoise(x_t: torch.Tensor, logsnr: torch.Tensor, cond: Conditioning) -> Prediction:
+        return Prediction((~cond.text.absent).float()[:, None, None, None].expand_as(x_t))
+
+    guided = apg(momentum=momentum)(denoise)
+    return [(guided(X, torch.full((3,), level), COND).x0[0, 0, 0, 0].item() - 1) / 2 for level in levels]
+
+
+ONE, TWO, THREE = 1.0, 1 - 0.75, 1 - 0.75 * (1 - 0.75)
+"""Running sums of 1, 1 and 1 at momentum -0.75."""
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -50,10 +65,47 @@ def test_what_is_longer_than_the_threshold_is_shortened_to_it_and_the_rest_left(
 def test_momentum_is_a_running_sum_over_one_sampling() -> None:
     guidance = apg(momentum=-0.75)
     for _ in range(2):  # each sampling starts anew
-        first, second, third = pushes(guidance, calls=3)
-        assert torch.allclose(first, CONDITIONAL - NULL, atol=1e-5)
-        assert torch.allclose(second, first * 0.25, atol=1e-5)
-        assert torch.allclose(third, first * (1 - 0.75 * 0.25), atol=1e-5)
+        guided = guidance(ORACLE)
+        gathered = torch.zeros_like(X)
+        for shift in (0.0, 1.0, 2.0):
+            given = (X, LOGSNR + shift, COND)
+            conditional, null = ORACLE(*given).x0, ORACLE(X, LOGSNR + shift, COND.null_text()).x0
+            gathered = conditional - null - 0.75 * gathered
+            assert torch.allclose(guided(*given).x0, conditional + 2 * gathered, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("levels", "sums"),
+    [
+        ([-4.0, -3.0, -2.0], [ONE, TWO, THREE]),
+        ([-4.0, -3.0, -3.0, -2.0, -2.0], [ONE, TWO, TWO, THREE, THREE]),  # Heun
+        ([-4.0, -3.0, -3.5, -2.0, -2.5], [ONE, TWO, TWO, THREE, THREE]),  # with noise added in between
+        ([-4.0, -3.0, -2.0, -4.0, -3.0], [ONE, TWO, THREE, ONE, TWO]),  # inpainting's jump back
+        ([-4.0, -3.0, -3.0, -3.0], [ONE, TWO, TWO, TWO]),  # and one over a single step
+    ],
+)
+def test_momentum_counts_steps_and_does_not_outlive_a_jump_back(levels: list[float], sums: list[float]) -> None:
+    assert pushed(levels) == pytest.approx(sums)
+
+
+def test_with_heun_momentum_is_that_of_one_call_a_step() -> None:
+    """On a grid all of whose steps but the last are corrected, the halves' difference is a closed form."""
+    grid = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+    seen: list[float] = []
+
+    def denoise(x_t: torch.Tensor, logsnr: torch.Tensor, cond: Conditioning) -> Prediction:
+        return Prediction((~cond.text.absent).to(x_t.dtype)[:, None, None, None].expand_as(x_t))
+
+    guided = apg(momentum=-0.75)(denoise)
+
+    def noted(x_t: torch.Tensor, logsnr: torch.Tensor, cond: Conditioning) -> Prediction:
+        prediction = guided(x_t, logsnr, cond)
+        seen.append((prediction.x0[0, 0, 0, 0].item() - 1) / 2)
+        return prediction
+
+    Heun(num_steps=4, s_churn=0.0, s_min=0.05, s_max=50.0, s_noise=1.0)(noted, X.double(), grid, conditioning(3), [])
+    four, five = 1 - 0.75 * THREE, 1 - 0.75 * (1 - 0.75 * THREE)
+    assert seen == pytest.approx([ONE, TWO, TWO, THREE, THREE, four, four, five])
 
 
 def test_a_difference_or_a_picture_of_nothing_stays_finite() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import GaussianOracle, conditioning
+from oracle import GaussianOracle, conditioning, generators
 from PIL import Image
 from torch import nn
 
@@ -37,7 +37,8 @@ class Weak(nn.Module):
 def test_the_main_model_is_led_away_from_the_weak_one_under_the_same_conditioning() -> None:
     weak, main = Weak(), GaussianOracle(-0.2, 0.5)
     guidance = AutoGuidance(checkpoint="runs/weak", weight=2.5)
-    guidance.load(lambda source: weak if source == "runs/weak" else nn.Identity())
+    guidance.find(lambda source: lambda: weak if source == "runs/weak" else nn.Identity())
+    guidance.to("cpu")
     cond = Conditioning(conditioning(3, token=0.4, dtype=torch.float32).text, X, LOGSNR)
 
     def with_variance(x_t: torch.Tensor, logsnr: torch.Tensor, cond: Conditioning) -> Prediction:
@@ -106,6 +107,25 @@ def test_a_network_that_does_not_fit_the_stage_is_refused_before_sampling(
     guided = ["experiment=toy", "guidance=autoguidance", f"guidance.checkpoint={path}"]
     with pytest.raises(UserError, match=message):
         build.build_module(compose("train", guided))
+
+
+def test_the_weights_of_the_weaker_network_are_read_once_and_when_the_stage_first_samples(
+    runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, sources = build.read_weights, []
+    monkeypatch.setattr(build, "read_weights", lambda source: sources.append(source) or read(source))
+    guided = ["experiment=toy", "guidance=autoguidance", "sampler=ddim", "sampler.num_steps=1"]
+    for source in (runs[1], f"{runs[1]}/checkpoints/step_000000002.ckpt"):
+        cfg = compose("train", [*guided, f"guidance.checkpoint={source}"])
+        stage, text = build.build_module(cfg).stage, build.build_encoder(cfg).encode(["a red circle"])
+        assert sources == []
+        for _ in range(2):
+            stage.sample(text, None, generators(1))
+            assert sources == [source]
+        assert isinstance(stage.guidance, AutoGuidance)
+        assert stage.guidance.weak is not None
+        assert not any(parameter.is_inference() for parameter in stage.guidance.weak.parameters())
+        sources.clear()
 
 
 def test_training_without_a_checkpoint_is_refused_in_the_constructor() -> None:

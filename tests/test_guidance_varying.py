@@ -107,6 +107,12 @@ def test_a_step_of_two_calls_counts_once_with_churn_or_without() -> None:
     assert weights_seen(guidance, [-3, -2.2, -1, -1.2, 0, -0.2, 1]) == [5, 2, 5, 5, 2, 2, 5]  # noise added in between
 
 
+def test_a_walk_that_jumps_back_takes_its_levels_with_the_same_weights_again() -> None:
+    guidance = OscillatingGuidance(weight=5.0, low_weight=2.0, num_constant_steps=1)
+    assert weights_seen(guidance, [-3, -2, -1, -3, -2, -1, 0]) == [5, 2, 5, 5, 2, 5, 2]
+    assert weights_seen(guidance, [-3, -2, -1, -2, -1, 0]) == [5, 2, 5, 2, 5, 2]
+
+
 def test_a_low_weight_of_1_saves_every_other_second_half() -> None:
     oracle = GaussianOracle(NULL_MEAN, STD)
     guidance = OscillatingGuidance(weight=5.0, low_weight=1.0, num_constant_steps=2)

@@ -77,10 +77,10 @@ def test_error_of_every_sampler_parameterization_and_spacing(sampler: str, param
     reading = instantiate(OPTIONS["parameterization"][parameterization])
     walker = instantiate(OmegaConf.merge(OPTIONS["sampler"][sampler], {"num_steps": 12}))
     if sampler == "ddpm_learned" and reading.out_channels == 3:
-        with pytest.raises(UserError, match=rf"ddpm_learned .*={type(reading).__name__},.*sampler=ddpm"):
-            walker.check(reading)
+        with pytest.raises(UserError, match=rf"ddpm_learned .*parameterization={parameterization},.*sampler=ddpm"):
+            walker.check(reading, f"parameterization={parameterization}")
         return
-    walker.check(reading)
+    walker.check(reading, f"parameterization={parameterization}")
     grid = instantiate(OPTIONS["spacing"][spacing]).grid(RANGE, 12)
 
     def walk(oracle: Denoise, x: Tensor) -> Tensor:
@@ -203,9 +203,12 @@ def test_guided_sampling_reaches_the_guided_mean(name: str, num_steps: int) -> N
     assert torch.allclose(guided, GaussianOracle(0.1, 0.5).flow(x, -20, 20, conditioning(2)), atol=0.04)
 
 
-@pytest.mark.parametrize("name", sorted(MAKE.keys() - {"heun_churn"}))
+READS_RENOISE_X0 = ["ddpm", "ddim", "ddim_eta", "flow_euler"]
+
+
+@pytest.mark.parametrize("name", READS_RENOISE_X0)
 def test_renoise_x0_replaces_x0_in_the_noise_alone(name: str) -> None:
-    """One step, so long that it is plain for every sampler: DDIM's move, with the other x0 in its noise."""
+    """DDIM's move, with the other x0 in its noise."""
     x, grid, cond = normal(1, 3, 4, 4), even(-5, 5, 1), conditioning(1)
 
     def sample(renoise_x0: float | None) -> Tensor:
@@ -214,10 +217,17 @@ def test_renoise_x0_replaces_x0_in_the_noise_alone(name: str) -> None:
         return MAKE[name](1)(lambda *a: prediction, x, grid, cond, generators(1))
 
     (alpha_t, _), (sigma_t, sigma_s) = alpha_sigma(grid)
-    eta = {"ddpm": 1.0, "ddim_eta": 0.5, "dpmpp_2m_sde": 1.0}.get(name, 0.0)
+    eta = {"ddpm": 1.0, "ddim_eta": 0.5}.get(name, 0.0)
     direction = sigma_s * (1 - eta**2 * (1 - (grid[0] - grid[1]).exp())).sqrt()
     expected = (direction * alpha_t / sigma_t).expand_as(x)
     assert torch.allclose(sample(-0.5) - sample(None), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(MAKE.keys() - set(READS_RENOISE_X0)))
+def test_a_renoise_x0_is_never_passed_over(name: str) -> None:
+    x = normal(1, 3, 4, 4)
+    with pytest.raises(AssertionError, match="guidance and sampler were not checked"):
+        MAKE[name](1)(lambda *a: Prediction(x, renoise_x0=x), x, even(-5, 5, 1), conditioning(1), generators(1))
 
 
 def test_numbers_of_steps_below_one_are_refused() -> None:

@@ -94,7 +94,7 @@ def test_a_network_without_a_variance_is_refused_before_it_is_built(monkeypatch:
     weights = Weights({}, build.run_config(cfg), build.build_encoder(cfg).fingerprint(), 0)
     monkeypatch.setattr(build, "build_network", lambda cfg: pytest.fail("a network was built"))
     monkeypatch.setattr(build, "read_weights", lambda source: weights)
-    with pytest.raises(UserError, match=r"sampler=ddpm_learned .*parameterization=V.*sampler=ddpm.*learned_variance"):
+    with pytest.raises(UserError, match=r"sampler=ddpm_learned .*parameterization=v,.*sampler=ddpm.*learned_variance"):
         build.build_module(cfg)
     with pytest.raises(UserError, match="sampler=ddpm_learned"):
         build.load_cascade(["one"])

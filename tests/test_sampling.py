@@ -97,8 +97,13 @@ def test_travel_writes_its_frames(exports, tmp_path):
     [
         (["task=inpaint", "image=PHOTO"], "mask is missing"),
         (["task=upscale"], "image is missing"),
-        (["image=PHOTO"], "of no use to this task; these use it: image_to_image, inpaint, upscale, variations"),
-        (["task=variations", "image=PHOTO", "mask=MASK"], "these use it: inpaint"),
+        (["image=PHOTO"], "task=generate, which takes no image: .*image_to_image or inpaint or upscale or variations"),
+        (
+            ["task=image_to_image", "image=PHOTO", "mask=MASK"],
+            "=image_to_image, which takes no mask: .*task=inpaint",
+        ),
+        (["task=inpaint", "image=PHOTO", "mask=MASK", "strength=0.3"], "task=inpaint, which takes no strength"),
+        (["task=travel", "strength=0.6"], "strength=0.6 does not go with task=travel, .*image_to_image or variations"),
         (["task=image_to_image", "image=PHOTO", "strength=0.0"], "strength=0.0 must be above 0"),
         (["task=upscale", "image=PHOTO"], "leave it out"),
         (["size=33"], "multiples of 4"),

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +21,11 @@ from imagen.cli import as_overrides
 from imagen.denoiser import Denoiser
 from imagen.devices import pick_device
 from imagen.errors import UserError
+from imagen.guidance import Guidance
 from imagen.lightning_module import DiffusionModule
 from imagen.loss import DiffusionLoss
 from imagen.parameterization import Parameterization
-from imagen.runs import RunFolder, Weights, plain, read_weights
+from imagen.runs import RunFolder, Weights, plain, read_head, read_weights
 from imagen.sampler import Sampler
 from imagen.skip_init import SkipInit
 from imagen.slots import slot_names
@@ -78,18 +79,21 @@ def build_network(cfg: DictConfig) -> nn.Module:
 def sampling_parts(cfg: DictConfig) -> dict[str, Any]:
     """All of a stage but its denoiser: built first, so that what does not fit is refused before any network is made.
 
-    Raises: UserError if the sampler needs what the parameterization does not give, or the augmentation level is not in
-    [0, 1].
+    Raises: UserError if the sampler needs what the parameterization does not give, the guidance what the sampler does
+    not do, or the augmentation level is not in [0, 1].
     """
     if not 0 <= cfg.augmentation_level <= 1:
         raise UserError(f"augmentation_level={cfg.augmentation_level} must be between 0 (no noise) and 1 (noise alone)")
     sampler: Sampler = instantiate(cfg.sampler)
-    sampler.check(instantiate(cfg.parameterization))
-    parts = {
+    guidance: Guidance = instantiate(cfg.guidance)
+    sampler.check(instantiate(cfg.parameterization), _picked_by("parameterization", cfg))
+    guidance.check(sampler, _picked_by("sampler", cfg))
+    guidance.find(lambda source: find_denoiser(source, cfg))
+    return {
         "schedule": instantiate(cfg.schedule),
         "sampler": sampler,
         "spacing": instantiate(cfg.spacing),
-        "guidance": instantiate(cfg.guidance),
+        "guidance": guidance,
         "threshold": instantiate(cfg.threshold),
         "augmentation": instantiate(cfg.conditioning_augmentation, instantiate(cfg.augmentation_schedule)),
         "augmentation_level": cfg.augmentation_level,
@@ -97,8 +101,11 @@ def sampling_parts(cfg: DictConfig) -> dict[str, Any]:
         "low_resolution": cfg.low_resolution,
         "bf16": str(cfg.trainer.precision).startswith("bf16"),
     }
-    parts["guidance"].load(lambda source: load_denoiser(source, cfg))  # slow, so last
-    return parts
+
+
+def _picked_by(choice: str, cfg: DictConfig) -> str:
+    """How the user picks the option that ``cfg`` has of a choice, ``sampler=heun`` say: for sentences that name it."""
+    return as_overrides(choice, cfg[choice]).split()[0]
 
 
 def build_module(cfg: DictConfig) -> DiffusionModule:
@@ -175,9 +182,8 @@ def check(cfg: DictConfig) -> None:
     parameterization: Parameterization = instantiate(cfg.parameterization)
     if cfg.network.out_channels != parameterization.out_channels:
         raise UserError(
-            f"network.out_channels={cfg.network.out_channels} does not go with parameterization="
-            f"{type(parameterization).__name__}, which reads {parameterization.out_channels}: set "
-            f"network.out_channels={parameterization.out_channels}"
+            f"network.out_channels={cfg.network.out_channels} does not go with {_picked_by('parameterization', cfg)}, "
+            f"which reads {parameterization.out_channels}: set network.out_channels={parameterization.out_channels}"
         )
     _check_optimizer(cfg)
 
@@ -220,22 +226,29 @@ def _slotted(weights: Weights, slot: DictConfig | None) -> DictConfig:
     return cfg
 
 
-def load_denoiser(source: str, guided: DictConfig) -> Denoiser:
-    """The averaged denoiser of a run folder or an exported ``.safetensors``, to guide the stage that ``guided`` says.
+def find_denoiser(source: str, guided: DictConfig) -> Callable[[], Denoiser]:
+    """How to load the averaged denoiser of a run folder or an exported ``.safetensors``, to guide the stage ``guided``.
 
-    Raises: UserError unless both stages draw and are given pictures of the same sizes, and read the same text.
+    Raises: UserError, without reading any weights, unless both stages draw and are given pictures of the same sizes,
+    and read the same text.
     """
-    weights = read_weights(source)
-    _check_whole(weights, source)
-    cfg = cast(DictConfig, OmegaConf.create(weights.config))
+    head = read_head(source)
+    _check_whole(head, source)
+    cfg = cast(DictConfig, OmegaConf.create(head.config))
     for key in ("resolution", "low_resolution"):
         if cfg[key] != guided[key]:
             raise UserError(
                 f"guidance.checkpoint={source} has {key}={cfg[key]}, which does not go with the {key}={guided[key]} of "
                 f"the stage that it is to guide: give a run with {key}={guided[key]}"
             )
-    _check_encoder(build_encoder(guided).declared(), [weights], [source])
-    return _rebuilt(cfg, weights, source)
+    _check_encoder(build_encoder(guided).declared(), [head], [source])
+
+    @torch.inference_mode(False)  # sampling has begun by then, and what it makes is of no use outside it
+    def load() -> Denoiser:
+        weights = read_weights(source)
+        return _rebuilt(cast(DictConfig, OmegaConf.create(weights.config)), weights, source)
+
+    return load
 
 
 def _rebuilt(cfg: DictConfig, weights: Weights, name: str) -> Denoiser:

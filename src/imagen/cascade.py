@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -101,23 +101,25 @@ class Cascade:
 
     def _job(self, task: Task, size: int | Sequence[int] | None, seed: int) -> "_Job":
         first = self.stages[0]
-        if first.low_resolution is not None and not task.enlarges:
-            raise UserError(
-                f"stages begins with a super-resolution stage ({first.low_resolution} -> {first.resolution}): put its "
-                "base stage first, or enlarge a picture of your own with task=upscale image=photo.png"
-            )
-        if first.low_resolution is None and task.enlarges:
-            raise UserError(
-                f"stages begins with a base stage (noise -> {first.resolution}), which enlarges no picture: leave it "
-                "out of stages for task=upscale"
-            )
         # the picture that is given has a place of its own in front, with no stride to keep to
         given = [] if first.low_resolution is None else [first.low_resolution]
         resolutions = [*given, *(stage.resolution for stage in self.stages)]
         sizes = stage_sizes(size, resolutions, [*(1 for _ in given), *(stage.stride for stage in self.stages)])
+        low_res = task.low_res(*sizes[0])
+        if first.low_resolution is not None and low_res is None:
+            raise UserError(
+                f"stages begins with a super-resolution stage ({first.low_resolution} -> {first.resolution}): put its "
+                "base stage first, or enlarge a picture of your own with task=upscale image=photo.png"
+            )
+        if first.low_resolution is None and low_res is not None:
+            raise UserError(
+                f"stages begins with a base stage (noise -> {first.resolution}), which enlarges no picture: leave it "
+                "out of stages for task=upscale"
+            )
         stops = [*(stage.early_stop for stage in self.stages[1:]), math.inf]
         plans = [grid for stage, stop in zip(self.stages, stops, strict=True) for grid in stage.grids(task, stop)]
-        return _Job(task, seed, sizes, stops, sum(task.num_steps(len(grid) - 1) for grid in plans))
+        own = sizes[-len(self.stages) :]
+        return _Job(task, seed, low_res, own, stops, sum(task.num_steps(len(grid) - 1) for grid in plans))
 
     def _negatives(self, negative_prompts: Sequence[str] | None, count: int) -> list[str] | None:
         if negative_prompts is None:
@@ -156,10 +158,10 @@ class Cascade:
         self, batch: "list[_Wanted]", job: "_Job", advance: Callable[[], object]
     ) -> list[UInt8[Tensor, "b 3 _ _"]]:
         text, negative = self._encode(batch)
-        first, pictures, drawn = self.stages[0], [], None
-        if first.scale is not None:
-            drawn = Drawn(job.task.low_res(*job.sizes[0]).to(first.device).expand(len(batch), -1, -1, -1))
-        for stage, size, stop in zip(self.stages, job.sizes[-len(self.stages) :], job.stops, strict=True):
+        pictures, drawn = [], None
+        if job.low_res is not None:
+            drawn = Drawn(job.low_res.to(self.stages[0].device).expand(len(batch), -1, -1, -1))
+        for stage, size, stop in zip(self.stages, job.sizes, job.stops, strict=True):
             device = stage.device
             generators = [
                 job.task.generator(job.seed, wanted.prompt, wanted.number, stage.resolution, device) for wanted in batch
@@ -192,10 +194,11 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all pictures of one sampling share. ``sizes`` begins with the given picture's, where one is enlarged."""
+    """What all pictures of one sampling share; ``low_res`` is the picture that the first stage enlarges, if any."""
 
     task: Task
     seed: int
+    low_res: Float[Tensor, "1 3 _ _"] | None
     sizes: list[Size]
     stops: list[float]
     num_steps: int

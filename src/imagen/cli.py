@@ -161,6 +161,8 @@ def explain(error: Exception, config_name: str) -> str:
     """Hydra's complaint about an override as one sentence that names the key and the nearest keys that exist."""
     first_line = str(error).split("\n")[0].strip()
     if isinstance(error, OverrideParseException):
+        if "=" not in error.override and not error.override.startswith("~"):
+            return f"'{error.override}' sets nothing: write key=value, or --help alone for the keys and the options"
         return f'{first_line} (quote a list for the shell: \'prompts=["a red apple","a house"]\')'
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")

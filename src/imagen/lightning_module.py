@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from imagen.denoiser import Denoiser
 from imagen.ema import EMA
 from imagen.loss import DiffusionLoss
-from imagen.null_text import check_null_text
+from imagen.null_text import check_null_text, share_null_text
 from imagen.randomness import TrainingAddress
 from imagen.stage import Stage
 from imagen.types import Batch
@@ -77,6 +77,7 @@ class DiffusionModule(lightning.LightningModule):
         return TrainingAddress(self.seed, self.trainer.global_step, first, count, global_count, self.device)
 
     def on_fit_start(self) -> None:
+        share_null_text(self, self.trainer.strategy.broadcast)
         check_null_text(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

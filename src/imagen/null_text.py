@@ -13,6 +13,9 @@ from imagen.types import TextEmbedding
 Encode = Callable[[list[str]], TextEmbedding]
 """A text encoder's ``encode``."""
 
+Broadcast = Callable[[Tensor], Tensor]
+"""In every process of a training, the first one's tensor."""
+
 
 class NullText(nn.Module, ABC):
     """Puts something in place of absent prompts. It is part of the network: trained, averaged and exported with it."""
@@ -98,6 +101,16 @@ def fill_null_text(module: nn.Module, encode: Encode) -> None:
     """Fill every null text in ``module``: the network's, and its average's."""
     for part in _null_texts(module):
         part.fill(encode)
+
+
+def share_null_text(module: nn.Module, broadcast: Broadcast) -> None:
+    """Give every null text in ``module`` what the first process has filled its own with: one alone needs the encoder.
+
+    Called by all processes at once.
+    """
+    for part in _null_texts(module):
+        for buffer in part.buffers():
+            buffer.copy_(broadcast(buffer.cpu()))  # pickled on its way, with its device
 
 
 def check_null_text(module: nn.Module) -> None:

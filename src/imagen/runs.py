@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +200,26 @@ def read_weights(source: str | Path) -> Weights:
     Raises:
         UserError: naming what is missing or damaged.
     """
+    path = _newest(source)
+    weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_averaged(path)
+    if path.suffix == ".ckpt" and Path(source).is_dir():
+        log.warning(
+            "stage '%s' is unfinished: taken as it is at step %s of %s",
+            source,
+            weights.step,
+            weights.config.get("max_steps"),
+        )
+    return weights
+
+
+def read_head(source: str | Path) -> Weights:
+    """What a stage says of itself, its ``state`` left empty and its weights unread. Raises: as ``read_weights``."""
+    path = _newest(source)
+    return read_header(path) if path.suffix == ".safetensors" else replace(_read_averaged(path, mmap=True), state={})
+
+
+def _newest(source: str | Path) -> Path:
+    """The file that a stage is read from. Raises: UserError if there is none."""
     path = Path(source)
     if path.is_dir():
         folder = RunFolder(path)
@@ -209,19 +229,10 @@ def read_weights(source: str | Path) -> Weights:
                 f"stage '{source}' holds neither weights.safetensors nor a checkpoint; train it first, "
                 "or give the folder of a run (outputs/<experiment>/<hash>-s<seed>)"
             )
-        path = found[-1]
-        if path.suffix == ".ckpt":
-            weights = _read_averaged(path)
-            log.warning(
-                "stage '%s' is unfinished: taken as it is at step %s of %s",
-                source,
-                weights.step,
-                weights.config.get("max_steps"),
-            )
-            return weights
+        return found[-1]
     if not path.is_file():
         raise UserError(f"stage '{source}' does not exist; give a run folder or an exported .safetensors file")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_averaged(path)
+    return path
 
 
 def read_config(source: str | Path) -> dict[str, Any]:
@@ -261,13 +272,15 @@ def read_header(path: Path) -> Weights:
         raise UserError(f"stage '{path}' is damaged (metadata: {error!r}); export or train it again") from error
 
 
-def read_checkpoint(path: Path, remedy: str = "give another") -> dict[str, Any]:
+def read_checkpoint(path: Path, remedy: str = "give another", *, mmap: bool = False) -> dict[str, Any]:
     """A training checkpoint as written by Lightning, read without running any code from it.
+
+    ``mmap`` leaves its tensors on the disk until they are looked at.
 
     Raises: UserError with ``remedy`` if it is damaged or no checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever torch says of a cut or foreign file, the user's remedy is one
         raise UserError(f"checkpoint '{path}' is damaged, or is none ({type(error).__name__}): {remedy}") from error
     if not isinstance(checkpoint, dict) or "imagen" not in checkpoint:
@@ -275,8 +288,8 @@ def read_checkpoint(path: Path, remedy: str = "give another") -> dict[str, Any]:
     return checkpoint
 
 
-def _read_averaged(path: Path) -> Weights:
-    checkpoint = read_checkpoint(path)
+def _read_averaged(path: Path, *, mmap: bool = False) -> Weights:
+    checkpoint = read_checkpoint(path, mmap=mmap)
     state = checkpoint["state_dict"]
     prefix = "ema.network." if any(name.startswith("ema.network.") for name in state) else "denoiser.network."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

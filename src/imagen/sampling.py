@@ -11,7 +11,8 @@ from torch import Tensor
 
 from imagen import build
 from imagen.cascade import Samples
-from imagen.cli import CONF
+from imagen.cli import CONF, as_overrides
+from imagen.config_check import read_yaml
 from imagen.errors import UserError
 from imagen.files import make_folder, write_json
 from imagen.image_grid import image_grid, save_png, to_pil
@@ -57,12 +58,14 @@ def _read_negative_prompts(cfg: DictConfig) -> list[str]:
 
 
 def _check_used(cfg: DictConfig) -> None:
-    """Raises: UserError if a picture is given to a task that looks at none."""
-    for key in ("image", "mask"):
-        if cfg[key] is not None and key not in cfg.task:
-            options = [path.stem for path in sorted((CONF / "task").glob("*.yaml")) if f"\n{key}:" in path.read_text()]
+    """Raises: UserError if a key is given that only other tasks read."""
+    tasks = {path.stem: read_yaml(path) for path in sorted((CONF / "task").glob("*.yaml"))}
+    for key in map(str, cfg):
+        readers = [name for name, node in tasks.items() if key in node]
+        if readers and key not in cfg.task and cfg.get(key) is not None:
             raise UserError(
-                f"{key}={cfg[key]} is of no use to this task; these use it: {', '.join(options)} (task=...)"
+                f"{key}={cfg[key]} does not go with {as_overrides('task', cfg.task).split()[0]}, which takes no {key}: "
+                f"leave it out, or choose task={' or '.join(readers)}"
             )
 
 

@@ -1,5 +1,6 @@
 """One trained denoiser and the way it is sampled: what a cascade is made of."""
 
+import itertools
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -152,14 +153,21 @@ class Stage:
     ) -> Drawn:
         """Pictures of ``size``, example i drawn with ``generators[i]`` alone.
 
-        And the unfinished sample at log-SNR ``early_stop``, if the task's walk passes there.
+        And the unfinished sample at log-SNR ``early_stop``, if the task's walk passes there. ``on_step`` is given each
+        step's number in the whole of the walk, however the task and ``early_stop`` cut it in pieces.
         """
+        count = itertools.count()
+
+        def step(i: int, x: Float[Tensor, "b 3 h w"], prediction: Prediction) -> None:
+            if on_step is not None:
+                on_step(next(count), x, prediction)
+
         denoise, walk = self.guided_denoiser(), task.walk(self.sampler)
         first, *rest = self.grids(task, early_stop)
         x = task.start(normal_from(generators, (3, *size)), first[0].item())
-        x, unfinished = walk(denoise, x, first, cond, generators, on_step), None
+        x, unfinished = walk(denoise, x, first, cond, generators, step), None
         for grid in rest:
-            x, unfinished = walk(denoise, x, grid, cond, generators, on_step), x
+            x, unfinished = walk(denoise, x, grid, cond, generators, step), x
         return Drawn(x.clamp(-1, 1), unfinished)
 
 

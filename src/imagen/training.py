@@ -53,7 +53,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
     past = _resume_from(cfg, config, folder)
     data, module = build.build_data(cfg), build.build_module(cfg)
     data.setup("fit")  # what is wrong with the data shows before anything is written
-    if past.checkpoint is None:  # a checkpoint holds what was filled
+    if past.checkpoint is None and _is_first_process():  # it shares with the others; a checkpoint holds what was filled
         fill_null_text(module, build.build_encoder(cfg).encode)
     folder.start(config)
     _forget_after(folder, past)

@@ -7,7 +7,7 @@ one, else no prompt, and the same low-resolution picture.
 
 from imagen.guidance.apg import AdaptiveProjectedGuidance
 from imagen.guidance.autoguidance import AutoGuidance
-from imagen.guidance.base import Guidance, LoadDenoiser, NoGuidance, denoise_both
+from imagen.guidance.base import FindDenoiser, Guidance, NoGuidance, denoise_both
 from imagen.guidance.cfg_pp import CFGPlusPlus
 from imagen.guidance.classifier_free import ClassifierFreeGuidance
 from imagen.guidance.rescale import RescaledGuidance
@@ -18,9 +18,9 @@ __all__ = [
     "AutoGuidance",
     "CFGPlusPlus",
     "ClassifierFreeGuidance",
+    "FindDenoiser",
     "Guidance",
     "IntervalGuidance",
-    "LoadDenoiser",
     "NoGuidance",
     "OscillatingGuidance",
     "RescaledGuidance",

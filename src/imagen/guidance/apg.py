@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.guidance.base import Combine, TwoHalves
+from imagen.guidance.base import Combine, TwoHalves, rewind
 from imagen.types import Prediction
 
 PIXELS = (1, 2, 3)
@@ -14,10 +14,10 @@ PIXELS = (1, 2, 3)
 class AdaptiveProjectedGuidance(TwoHalves):
     """APG (arXiv 2410.02416, section 4): conditional x0 plus ``weight - 1`` times a tamed difference.
 
-    The difference between both halves' x0 gathers ``momentum`` times its running sum from call to call (in (-1, 1);
+    The difference between both halves' x0 gathers ``momentum`` times its running sum from step to step (in (-1, 1);
     negative: reverse momentum), is shortened to an L2 norm over all pixels and channels of at most ``norm_threshold``
     (inf: never), and its part parallel to the conditional x0 is multiplied by ``eta``. With eta 1, no threshold and
-    momentum 0 it is classifier-free guidance.
+    momentum 0 it is classifier-free guidance. A walk that jumps back to noisier levels begins a new sum there.
     """
 
     def __init__(self, *, weight: float, eta: float, norm_threshold: float, momentum: float) -> None:
@@ -31,11 +31,17 @@ class AdaptiveProjectedGuidance(TwoHalves):
         self.momentum = momentum
 
     def combiner(self) -> Combine:
-        gathered: Tensor | float = 0.0
+        past: list[tuple[Float[Tensor, " b"], Float[Tensor, "b 3 h w"]]] = []
 
-        def guided(conditional: Float[Tensor, "b 3 h w"], null: Float[Tensor, "b 3 h w"]) -> Prediction:
-            nonlocal gathered
-            gathered = conditional - null + self.momentum * gathered
+        def guided(
+            logsnr: Float[Tensor, " b"], conditional: Float[Tensor, "b 3 h w"], null: Float[Tensor, "b 3 h w"]
+        ) -> Prediction:
+            rewind(past, logsnr)
+            gathered = conditional - null
+            if past:
+                gathered = gathered + self.momentum * past[-1][1]
+            past.append((logsnr, gathered))
+            del past[:-2]  # this step's and the one before: sums are as large as pictures
             return Prediction(conditional + (self.weight - 1) * self._tamed(gathered, conditional))
 
         return guided

@@ -3,34 +3,56 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from imagen.sampler import Sampler
 from imagen.types import Conditioning, Denoise, Prediction
 
-LoadDenoiser = Callable[[str], nn.Module]
-"""The averaged denoiser, in evaluation mode, of a run folder or an exported ``.safetensors``; it is a ``Denoise``."""
+FindDenoiser = Callable[[str], Callable[[], nn.Module]]
+"""Looks at a run folder or an exported ``.safetensors`` whether it fits, and tells how to load its averaged denoiser.
+
+What is loaded is a ``Denoise`` in evaluation mode.
+"""
+
+Combine = Callable[[Float[Tensor, " b"], Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"]], Prediction]
+"""The conditional x0 and the null one at their log-SNR, made into the guided prediction."""
+
+T = TypeVar("T")
 
 
-Combine = Callable[[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"]], Prediction]
-"""The conditional x0 and the null one, made into the guided prediction."""
+def rewind(past: list[tuple[Float[Tensor, " b"], T]], logsnr: Float[Tensor, " b"]) -> None:
+    """Forget of what a guidance noted of its walk, each note with its level, all that ``logsnr`` does not come after.
+
+    What is left is of noisier levels. So a step of two network calls is noted once, with churn too, and where a walk
+    jumps back to noisier levels, what it noted beyond them is gone.
+    """
+    while past and not (past[-1][0] < logsnr).all():
+        past.pop()
 
 
 class Guidance(ABC):
-    """A wrapper of denoisers. It is put around one for one sampling, and may keep count of its steps."""
+    """A wrapper of denoisers. It is put around one for one sampling, and may take notes of its walk (``rewind``)."""
 
     @property
     def reads_null(self) -> bool:
         """Whether it asks what the denoiser makes of no text, in whose place a negative prompt comes."""
         return True
 
-    def load(self, load_denoiser: LoadDenoiser) -> None:
-        """Load what it needs beside the stage's own denoiser, if anything, when the stage is built."""
+    def check(self, sampler: Sampler, picked: str) -> None:
+        """Called before any network is built; ``picked`` is how the user picks the sampler.
+
+        Raises: UserError if such a sampler does not do what it asks for.
+        """
+
+    def find(self, find_denoiser: FindDenoiser) -> None:
+        """Look for what it needs beside the stage's own denoiser, if anything, when the stage is built."""
 
     def to(self, device: torch.device | str) -> None:
-        """Move what was loaded."""
+        """Called before each sampling: load what was found, once, and move it."""
 
     @abstractmethod
     def __call__(self, denoise: Denoise) -> Denoise:
@@ -69,7 +91,7 @@ class TwoHalves(Guidance):
 
         def guided(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
             conditional, null = denoise_both(denoise, x_t, logsnr, cond)
-            return replace(combine(conditional.x0, null.x0), gamma=conditional.gamma)
+            return replace(combine(logsnr, conditional.x0, null.x0), gamma=conditional.gamma)
 
         return guided
 

@@ -18,5 +18,7 @@ class ClassifierFreeGuidance(TwoHalves):
     def combiner(self) -> Combine:
         return self._guided
 
-    def _guided(self, conditional: Float[Tensor, "b 3 h w"], null: Float[Tensor, "b 3 h w"]) -> Prediction:
+    def _guided(
+        self, logsnr: Float[Tensor, " b"], conditional: Float[Tensor, "b 3 h w"], null: Float[Tensor, "b 3 h w"]
+    ) -> Prediction:
         return Prediction(torch.lerp(null, conditional, self.weight))

@@ -26,7 +26,9 @@ class RescaledGuidance(TwoHalves):
     def combiner(self) -> Combine:
         return self._guided
 
-    def _guided(self, conditional: Float[Tensor, "b 3 h w"], null: Float[Tensor, "b 3 h w"]) -> Prediction:
+    def _guided(
+        self, logsnr: Float[Tensor, " b"], conditional: Float[Tensor, "b 3 h w"], null: Float[Tensor, "b 3 h w"]
+    ) -> Prediction:
         x0 = torch.lerp(null, conditional, self.weight)
         return Prediction(x0 * (1 + self.phi * (_contrast(conditional) / _contrast(x0) - 1)))
 

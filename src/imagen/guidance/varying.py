@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.guidance.base import Guidance, denoise_both
+from imagen.guidance.base import Guidance, denoise_both, rewind
 from imagen.types import Conditioning, Denoise, Prediction
 
 WeightAt = Callable[[Float[Tensor, " b"]], Float[Tensor, " b"]]
@@ -88,9 +88,9 @@ class ScheduledGuidance(VaryingGuidance):
 class OscillatingGuidance(VaryingGuidance):
     """``weight`` for ``num_constant_steps`` steps, then by turns ``low_weight`` and ``weight``, the low one first.
 
-    Imagen Video (arXiv 2210.02303, section 2.6.2), whose weight (equation 5) is one less than Imagen's. A step is
-    counted when the level is cleaner than all before it: both calls of a Heun step from one level share a weight, and
-    going back to noisier levels counts nothing.
+    Imagen Video (arXiv 2210.02303, section 2.6.2), whose weight (equation 5) is one less than Imagen's. A step's number
+    is that of the noisier levels before it: both calls of a Heun step from one level share a weight, and a walk that
+    jumps back takes its levels with the same weights again.
     """
 
     def __init__(self, *, weight: float, low_weight: float, num_constant_steps: int) -> None:
@@ -101,16 +101,12 @@ class OscillatingGuidance(VaryingGuidance):
         self.num_constant_steps = num_constant_steps
 
     def weight_at(self) -> WeightAt:
-        step: Tensor | None = None
-        cleanest: Tensor | None = None
+        past: list[tuple[Float[Tensor, " b"], None]] = []
 
         def weights(logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-            nonlocal step, cleanest
-            if step is None or cleanest is None:
-                step, cleanest = torch.zeros_like(logsnr), logsnr
-            step = step + (logsnr > cleanest)
-            cleanest = torch.maximum(cleanest, logsnr)
-            turn = step - self.num_constant_steps
-            return torch.where((turn >= 0) & (turn % 2 == 0), self.low_weight, torch.full_like(logsnr, self.weight))
+            rewind(past, logsnr)
+            turn = len(past) - self.num_constant_steps
+            past.append((logsnr, None))
+            return torch.full_like(logsnr, self.low_weight if turn >= 0 and turn % 2 == 0 else self.weight)
 
         return weights

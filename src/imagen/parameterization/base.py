@@ -19,6 +19,9 @@ class Parameterization(ABC):
     out_channels = 3
     """Channels that the network must put out."""
 
+    learns_variance = False
+    """Whether its reading says ``gamma``, a reverse variance, too."""
+
     @abstractmethod
     def target(
         self, x0: Float[Tensor, "b 3 h w"], eps: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"]

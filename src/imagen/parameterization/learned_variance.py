@@ -24,6 +24,7 @@ class EpsilonLearnedVariance(Epsilon):
     """
 
     out_channels = 6
+    learns_variance = True
 
     def __init__(self, *, vlb_weight: float, num_vlb_steps: int) -> None:
         if not 0 < vlb_weight < math.inf:

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,8 @@ class Ancestral(Sampler):
     DDPM. For Gaussian data of standard deviation 0.5 or less this gives the better variance, and a large gamma with
     few steps would leave its noise on the picture.
     """
+
+    reads_renoise_x0: ClassVar[bool] = True
 
     def _steps(
         self, predict: Predict, x: Float[Tensor, "b 3 h w"], levels: list[Level], generators: list[torch.Generator]
@@ -55,14 +58,12 @@ class DDPM(Ancestral):
 class LearnedVarianceDDPM(Ancestral):
     """Ancestral sampling with a learned variance and no other (Improved DDPM, arXiv 2102.09672, equation 15)."""
 
-    def check(self, parameterization: Parameterization) -> None:
+    def check(self, parameterization: Parameterization, picked: str) -> None:
         """Raises: UserError if the parameterization reads no variance from a network's output."""
-        pixel = torch.zeros(1, parameterization.out_channels, 1, 1, device="cpu")
-        if parameterization.read(pixel, pixel[:, :3], pixel[:, 0, 0, 0]).gamma is None:
+        if not parameterization.learns_variance:
             raise UserError(
-                f"sampler=ddpm_learned does not go with parameterization={type(parameterization).__name__}, "
-                "whose network has learned no variance: sample it with sampler=ddpm, which brings its own, or train a "
-                "network with parameterization=epsilon_learned_variance"
+                f"sampler=ddpm_learned does not go with {picked}, whose network has learned no variance: sample it "
+                "with sampler=ddpm, which brings its own, or train one with parameterization=epsilon_learned_variance"
             )
 
     def _gamma(self, prediction: Prediction) -> float | Float[Tensor, "b 3 h w"]:

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -72,15 +73,23 @@ def noise_like(x: Float[Tensor, "b 3 h w"], generators: list[torch.Generator]) -
 
 
 class Sampler(ABC):
-    """Walks x along a grid. ``num_steps`` is the length of the grid from pure noise to clean."""
+    """Walks x along a grid. ``num_steps`` is the length of the grid from pure noise to clean.
+
+    ``reads_renoise_x0`` says that a step is one move along one prediction, so that its noise may be another x0's.
+    """
+
+    reads_renoise_x0: ClassVar[bool] = False
 
     def __init__(self, *, num_steps: int) -> None:
         if num_steps < 1:
             raise UserError(f"num_steps={num_steps} must be at least 1.")
         self.num_steps = num_steps
 
-    def check(self, parameterization: Parameterization) -> None:
-        """Called before any network is built. Raises: UserError if it needs what such a network does not say."""
+    def check(self, parameterization: Parameterization, picked: str) -> None:
+        """Called before any network is built; ``picked`` is how the user picks the parameterization.
+
+        Raises: UserError if it needs what such a network does not say.
+        """
 
     def __call__(
         self,
@@ -94,7 +103,9 @@ class Sampler(ABC):
         """From x at the grid's first level to a sample at its last; example i's noise is ``generators[i]``'s alone."""
 
         def predict(x: Float[Tensor, "b 3 h w"], level: Level) -> Prediction:
-            return denoise(x, x.new_full((x.shape[0],), level.logsnr), cond)
+            prediction = denoise(x, x.new_full((x.shape[0],), level.logsnr), cond)
+            assert self.reads_renoise_x0 or prediction.renoise_x0 is None, "guidance and sampler were not checked"
+            return prediction
 
         steps = self._steps(predict, x, levels_of(logsnr_grid), generators)
         for i, (there, prediction) in enumerate(steps):

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,8 @@ class DDIM(Sampler):
 
     ``eta`` in [0, 1] scales the standard deviation of fresh noise; 1 is DDPM with gamma 0.
     """
+
+    reads_renoise_x0: ClassVar[bool] = True
 
     def __init__(self, *, num_steps: int, eta: float) -> None:
         super().__init__(num_steps=num_steps)

@@ -1,7 +1,6 @@
 """DPM-Solver++(2M), of the ODE and of the SDE: a DDIM step along an x0 extrapolated to the middle of the step."""
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from imagen.sampler.base import Level, Predict, Sampler, Steps
 from imagen.sampler.ddim import ddim_step
+from imagen.types import Prediction
 
 
 class Multistep2(Sampler):
@@ -33,7 +33,7 @@ class Multistep2(Sampler):
             if x0_before is not None and there.sigma > 0:
                 x0 = x0 + step / (2 * step_before) * (x0 - x0_before)
             x0_before, step_before = prediction.x0, step
-            x = ddim_step(x, replace(prediction, x0=x0), here, there, self.eta, generators)
+            x = ddim_step(x, Prediction(x0), here, there, self.eta, generators)
             yield x, prediction
 
 

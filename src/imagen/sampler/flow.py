@@ -5,6 +5,7 @@ from 1 to 0, and its velocity is ``eps - x0``: the model need not have been trai
 """
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -32,6 +33,8 @@ def euler(x0: Float[Tensor, "b 3 h w"], slope: Float[Tensor, "b 3 h w"], there: 
 
 class FlowEuler(Sampler):
     """Euler's method in the flow's time: order 1. It is DDIM at eta 0 up to rounding, whatever the noise schedule."""
+
+    reads_renoise_x0: ClassVar[bool] = True
 
     def _steps(
         self, predict: Predict, x: Float[Tensor, "b 3 h w"], levels: list[Level], generators: list[torch.Generator]

@@ -1,6 +1,5 @@
 """UniPC: a multistep predictor whose every step is corrected by the network call that the next step makes anyway."""
 
-from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -58,7 +57,7 @@ def _moved_along_mean(
     x0 = prediction.x0
     for weight, (_, other) in zip(weights(places, step / 2), others, strict=True):
         x0 = x0 + weight * (other.x0 - prediction.x0)
-    return moved(x, replace(prediction, x0=x0), here, there)
+    return moved(x, Prediction(x0), here, there)
 
 
 def weights(places: list[float], h: float) -> list[float]:

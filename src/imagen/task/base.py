@@ -29,11 +29,9 @@ class Task:
     """The same models put to another use. Every hook does by default what drawing from noise needs.
 
     ``prompts`` is what is drawn where the user names no prompt, as ``imagen.prompts.read_prompts`` takes it.
-    ``enlarges`` says that the task brings the picture that the first stage, a super-resolution one, is to enlarge.
     """
 
     prompts: ClassVar[str | list[str]] = "demo"
-    enlarges: ClassVar[bool] = False
 
     def num_samples(self, num_samples: int) -> int:
         """How many pictures a prompt gives where the user asked for ``num_samples``."""
@@ -45,9 +43,9 @@ class Task:
         """The noise of one picture at the stage of ``resolution``."""
         return generator_of(seed, prompt, sample, resolution, device=device)
 
-    def low_res(self, height: int, width: int) -> Float[Tensor, "1 3 {height} {width}"]:
-        """The picture that the first stage enlarges, in [-1, 1]; only asked for of a task that ``enlarges``."""
-        raise NotImplementedError
+    def low_res(self, height: int, width: int) -> Float[Tensor, "1 3 {height} {width}"] | None:
+        """The picture that the first stage, then a super-resolution one, enlarges, in [-1, 1]; None where none is."""
+        return None
 
     def strength(self, enlarging: bool) -> float:
         """The time in (0, 1] of its schedule at which a stage begins; ``enlarging``: a super-resolution stage."""

@@ -17,7 +17,6 @@ class Upscale(Task):
     """
 
     prompts: ClassVar[str | list[str]] = [""]
-    enlarges: ClassVar[bool] = True
 
     def __init__(self, *, image: Source | None) -> None:
         self.image = open_user_picture("image", image)
