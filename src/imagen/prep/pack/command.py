@@ -1,0 +1,158 @@
+"""``data_prep/pack.py``: plan, write what is missing, report."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy
+import PIL
+from omegaconf import DictConfig, OmegaConf
+
+from imagen.data.shards import SPLITS, stats_path, whole_shards
+from imagen.data.writer import remove_surplus
+from imagen.errors import UserError
+from imagen.files import Location, locate, make_folder, names_in, write_json
+from imagen.prep.pack import buckets, plan
+from imagen.prep.pack.codecs import Codec
+from imagen.prep.pack.shard import FORMAT, PackShard
+from imagen.prep.work import Workers
+
+NOT_OF_THE_SET = ("num_workers", "worker_index", "worker_count")
+
+
+def pack(cfg: DictConfig) -> None:
+    """Pack ``cfg.input`` into ``cfg.root``, or this command's share of it."""
+    workers = Workers(cfg.num_workers, cfg.worker_index, cfg.worker_count)
+    codec = Codec(cfg.format, cfg.quality)
+    sizes = _sizes(cfg)
+    asked = OmegaConf.to_container(cfg.buckets) if OmegaConf.is_config(cfg.buckets) else cfg.buckets
+    shapes = tuple(buckets.read(asked, sizes, cfg.bucket_stride))
+    source, root = locate(cfg.input), make_folder(cfg.root, "root")
+    tars = whole_shards(source, skip_unfinished=True)
+    unfinished = sorted({name for name in names_in(source) if name.endswith(".tar")} - {tar.name for tar in tars})
+    _check_root(root, sizes, bool(shapes))
+
+    rules = plan.Rules(sizes[-1], shapes, cfg.seed, threshold=0)
+    threshold = plan.threshold_of(tars, rules, cfg.validation, workers)
+    rules = plan.Rules(sizes[-1], shapes, cfg.seed, threshold)
+    counted = plan.count(tars, rules, workers)
+    units = plan.units(tars, counted, rules, cfg.shard_size)
+    left_out = sum((one.reasons for one in counted), Counter())
+    if not units:
+        raise UserError(f"input={cfg.input} has no sample for sizes={list(sizes)}: {dict(left_out) or 'it is empty'}")
+
+    task = PackShard(root, sizes, rules, codec, cfg.shard_size)
+    if workers.worker_index == 0:
+        for split, size in ((split, size) for split in SPLITS for size in sizes):
+            remove_surplus(task.folder(split, size), sum(unit.split == split for unit in units))
+    share = workers.share(units)
+    done = list(workers.map(task, share, what="packing"))
+    written = sum(one["written"] for one in done)
+    print(f"{cfg.root}: {written} shards written now, {len(done) - written} were there")
+    for name in unfinished:
+        print(f"passed over, without {name.removesuffix('.tar')}_stats.json: {name}")
+    if not _all_there(task, units):
+        print("other workers are not done yet: the last one to end reports on the whole set")
+        return
+    others = [unit for i, unit in enumerate(units) if i % workers.worker_count != workers.worker_index]
+    done += workers.map(task.summary, others, what="summing up")
+    config = {key: value for key, value in _plain(cfg).items() if key not in NOT_OF_THE_SET}
+    said = _report(done, left_out) | {"unfinished": unfinished, "config": config, "versions": _versions()}
+    write_json(root / "reports" / "pack.json", said)
+    print(_summary(cfg, said))
+
+
+def _sizes(cfg: DictConfig) -> tuple[int, ...]:
+    """The sizes, ascending; UserError for values that make no set."""
+    sizes = tuple(sorted(set(cfg.sizes)))
+    if not sizes or len(sizes) < len(cfg.sizes) or sizes[0] < 1:
+        raise UserError(f"sizes={list(cfg.sizes)} must be one or more different numbers of pixels")
+    if cfg.shard_size < 1:
+        raise UserError(f"shard_size={cfg.shard_size} must be at least 1")
+    share = 0 <= cfg.validation < 1
+    if not (share or (cfg.validation >= 1 and cfg.validation == int(cfg.validation))):
+        raise UserError(f"validation={cfg.validation} must be a share below 1 or a whole number of samples")
+    return sizes
+
+
+def _check_root(root: Location, sizes: Sequence[int], in_buckets: bool) -> None:
+    """UserError where the root holds pictures that this would mix with, or overwrite, and did not write."""
+    own = {f"images-{size}-buckets" if in_buckets else f"images-{size}" for size in sizes}
+    for split in SPLITS:
+        for name in sorted(names_in(root / split)):
+            if name.startswith("images-") and name not in own:
+                raise UserError(
+                    f"root={root} holds {split}/{name}, of which these sizes={list(sizes)} would not have the keys: "
+                    "choose another root, or remove it"
+                )
+            stats = stats_path(root / split / name / "00000.tar")
+            if name in own and stats.exists() and _recipe(stats).get("script") != "pack":
+                raise UserError(
+                    f"root={root} holds {split}/{name}, which pack.py did not write and would overwrite: "
+                    "choose another root"
+                )
+
+
+def _recipe(stats: Location) -> dict[str, Any]:
+    try:
+        recipe = json.loads(stats.read_text()).get("recipe")
+    except (ValueError, AttributeError):
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def _all_there(task: PackShard, units: Sequence[plan.Unit]) -> bool:
+    """Whether every shard has its mark, by one listing a folder."""
+    marks = {
+        folder: names_in(folder) for split in SPLITS for size in task.sizes if (folder := task.folder(split, size))
+    }
+    return all(stats_path(tar).name in marks[tar.parent] for unit in units for tar in task.tars(unit).values())
+
+
+def _report(done: list[dict[str, Any]], left_out: Counter[str]) -> dict[str, Any]:
+    splits: dict[str, Any] = {}
+    shapes: Counter[str] = Counter()
+    reasons = Counter(left_out)
+    for one in done:
+        split = splits.setdefault(one["split"], {"samples": 0, "shards": 0, "bytes": Counter()})
+        split["samples"] += one["samples"]
+        split["shards"] += 1
+        split["bytes"].update({str(size): number for size, number in one["bytes"].items()})
+        reasons.update(one["reasons"])
+        if one["shape"]:
+            shapes["{} x {}".format(*reversed(one["shape"]))] += one["samples"]
+    packed = sum(split["samples"] for split in splits.values())
+    counts = {"read": packed + sum(reasons.values()), "packed": packed, "left_out": dict(sorted(reasons.items()))}
+    return (
+        counts
+        | {"splits": dict(sorted(splits.items()))}
+        | ({"buckets": dict(sorted(shapes.items()))} if shapes else {})
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {"pack": str(FORMAT), "pillow": PIL.__version__, "numpy": numpy.__version__}
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def _summary(cfg: DictConfig, said: dict[str, Any]) -> str:
+    return "\n".join(_lines(cfg, said))
+
+
+def _lines(cfg: DictConfig, said: dict[str, Any]) -> Iterator[str]:
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in said["left_out"].items())
+    yield f"{said['packed']:,} of {said['read']:,} samples packed" + (f"; left out: {reasons}" if reasons else "")
+    for split, counts in said["splits"].items():
+        sizes = ", ".join(f"{number / 1e6:,.1f} MB at {size}" for size, number in counts["bytes"].items())
+        yield f"  {split}: {counts['samples']:,} samples in {counts['shards']:,} shards: {sizes}"
+    for shape, number in said.get("buckets", {}).items():
+        yield f"  {number:,} of {shape}"
+    if "val" not in said["splits"]:
+        yield "no sample is for validation, which training wants: give a larger share, or a count, validation=100"
+    yield f"next: python data_prep/embed_text.py root={cfg.root} text_encoder=t5_xxl"

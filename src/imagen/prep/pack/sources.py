@@ -1,0 +1,177 @@
+"""What the shards of others hold: from the parquet what is promised of every sample, from the tar the sample itself."""
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+from jaxtyping import Int64
+from PIL import Image
+
+from imagen.data.index import PICTURE_FIELDS, read_index
+from imagen.data.pixels import lies_sideways
+from imagen.data.shards import stats_path
+from imagen.errors import UserError
+from imagen.files import Location
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("key", "width", "height", "exif", "sha256", "status", "error_message")
+ORIENTATION_TAG, SIDEWAYS_TAGS = 0x0112, (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Promised:
+    """The samples of a shard in the order of its parquet; sizes are upright, and 0 where the picture cannot be opened.
+
+    ``identity`` is the hash of the picture's source where there is one, else the key: equal pictures have equal ones.
+    ``doubles`` counts the rows of keys that come again.
+    """
+
+    keys: list[str]
+    identity: list[str]
+    width: Int64[np.ndarray, " n"]
+    height: Int64[np.ndarray, " n"]
+    doubles: int
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One sample as bytes; None where the tar lacks it."""
+
+    key: str
+    picture: bytes | None
+    caption: bytes | None
+    info: bytes | None
+
+
+def read_promised(tar: Location) -> Promised:
+    """What is known of a shard's samples without reading its pictures.
+
+    From the parquet; where there is none of use, from the jsons. Pictures of which neither says a size are opened, for
+    their size alone.
+    """
+    rows = _from_parquet(tar)
+    if rows is None:
+        rows = [_row(raw.key, parse_info(raw.info) or {}) for raw in read_samples(tar, None)]
+    by_key = {row["key"]: row for row in rows}  # of equal keys the last, as in the index
+    doubles, rows = len(rows) - len(by_key), list(by_key.values())
+    sizes = {row["key"]: _upright(row) for row in rows if is_size(row["width"]) and is_size(row["height"])}
+    if unknown := [key for key in by_key if key not in sizes]:
+        sizes |= {raw.key: _measured(raw.picture or b"", by_key[raw.key]["exif"]) for raw in read_samples(tar, unknown)}
+    return Promised(
+        keys=[row["key"] for row in rows],
+        identity=[row["sha256"] or row["key"] for row in rows],
+        width=np.array([sizes[key][0] for key in by_key], dtype=np.int64),
+        height=np.array([sizes[key][1] for key in by_key], dtype=np.int64),
+        doubles=doubles,
+    )
+
+
+def read_samples(tar: Location, keys: Sequence[str] | None) -> Iterator[Raw]:
+    """The samples of these keys, in their order, or all; of a tar nothing else is read. A lost one comes empty."""
+    index = read_index(tar, PICTURE_FIELDS)
+    rows = {row["key"].decode(errors="replace"): row for row in index}
+    fields = tuple(dict.fromkeys(PICTURE_FIELDS.values()))
+    with tar.open("rb") as file:
+
+        def content(row: Any, field: str) -> bytes | None:
+            offset, size = (int(number) for number in row[field])
+            if not size:
+                return None
+            file.seek(offset)
+            read = file.read(size)
+            return read if len(read) == size else None
+
+        for key in rows if keys is None else keys:
+            row = rows.get(key)
+            yield Raw(key, **{field: None if row is None else content(row, field) for field in fields})
+
+
+def parse_info(info: bytes | None) -> dict[str, Any] | None:
+    """A sample's json, empty where it has none; None where it cannot be read. Half a surrogate becomes a question."""
+    if info is None:
+        return {}
+    try:
+        parsed = json.loads(info)
+        plain = json.loads(json.dumps(parsed, ensure_ascii=False).encode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    return plain if isinstance(plain, dict) else None
+
+
+def orientation_of(exif: object) -> str | None:
+    """What the json of img2dataset says of the camera: its field ``exif`` is a text that holds json."""
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        if isinstance(exif, str) and "Image Orientation" in exif:
+            said = json.loads(exif)["Image Orientation"]
+            return said if isinstance(said, str) else None
+    return None
+
+
+def source_digest(tar: Location) -> str:
+    """What changes when a shard was written anew with other content: its SHA-256 as its stats say, or theirs."""
+    content = stats_path(tar).read_bytes()
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(content)["sha256"])
+    return hashlib.sha256(content).hexdigest()
+
+
+def _from_parquet(tar: Location) -> list[dict[str, Any]] | None:
+    """The rows of what succeeded; None where there is no parquet, or none that names its keys."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(
+            "pyarrow is missing, which reads the shards' parquet: pip install 'imagen-lab[data]'"
+        ) from error
+    try:
+        with tar.with_suffix(".parquet").open("rb") as file:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            rows = parquet.read([name for name in COLUMNS if name in parquet.schema_arrow.names]).to_pylist()
+    except FileNotFoundError:
+        return None
+    except (pyarrow.ArrowException, OSError) as error:
+        log.warning("%s cannot be read (%s): the jsons are", tar.with_suffix(".parquet"), error)
+        return None
+    if rows and "key" not in rows[0]:
+        return None
+    good = [row for row in rows if row.get("status") in (None, "success") and row.get("error_message") is None]
+    return [_row(str(row["key"]), row) for row in good]
+
+
+def _row(key: str, said: dict[str, Any]) -> dict[str, Any]:
+    sha256 = said.get("sha256")
+    known = {name: said.get(name) for name in ("width", "height", "exif")}
+    return {"key": key, "sha256": sha256 if isinstance(sha256, str) else None, **known}
+
+
+def _upright(row: dict[str, Any]) -> tuple[int, int]:
+    return turned(row["width"], row["height"], lies_sideways(orientation_of(row["exif"])))
+
+
+def turned(width: int, height: int, sideways: bool) -> tuple[int, int]:
+    """(width, height) upright."""
+    return (height, width) if sideways else (width, height)
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    """Whether a json's value can be a number of pixels."""
+    return isinstance(value, int) and 0 < value < 2**31
+
+
+def _measured(picture: bytes, exif: object) -> tuple[int, int]:
+    """(width, height) upright, by the picture's header alone; zeros if there is none to read."""
+    try:
+        with Image.open(io.BytesIO(picture)) as opened:
+            size, tag = opened.size, opened.getexif().get(ORIENTATION_TAG)
+    except Exception:  # Pillow's decoders raise nearly anything; what is wrong is said when the picture is decoded
+        return 0, 0
+    sideways = lies_sideways(orientation_of(exif)) if tag is None else tag in SIDEWAYS_TAGS
+    return turned(*size, sideways)
