@@ -3,12 +3,14 @@
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor
+from diffusers.models.embeddings import TextTimeEmbedding
 from diffusers.models.resnet import ResnetBlock2D
 from small_text import randomize, text
 from torch import Tensor, nn
 
 from imagen.network.attention import CrossAttention, SelfAttention, TextKeys
 from imagen.network.blocks import Downsample, ResBlock, Upsample
+from imagen.text_pooling import AttentionPool
 from imagen.types import TextEmbedding
 
 EPSILON = 1e-5  # of every norm here; diffusers' default is another
@@ -108,3 +110,23 @@ def test_cross_attention_whose_null_key_is_one_more_token_of_theirs():
         layer.null_kv.copy_(layer.text.kv(layer.text.norm(longer.tokens[:1, :1])))
         want = reference(x, encoder_hidden_states=longer.tokens)
         torch.testing.assert_close(layer(x, prompt), want, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_pool_of_the_text():
+    """Theirs has a learned vector beside the mean that asks (zero here); what follows the pool is another thing."""
+    pool = randomize(AttentionPool(32, True, 8))
+    assert isinstance(pool, AttentionPool)
+    own = pool.state_dict()
+    state = {f"norm1.{end}": own[f"norm.{end}"] for end in ("weight", "bias")}
+    state["pool.positional_embedding"] = torch.zeros(1, 32)
+    for end in ("weight", "bias"):
+        state[f"pool.q_proj.{end}"] = own[f"q.{end}"]
+        state[f"pool.k_proj.{end}"], state[f"pool.v_proj.{end}"] = own[f"kv.{end}"].chunk(2)
+    reference = TextTimeEmbedding(32, 24, num_heads=4)
+    assert set(reference.load_state_dict(state, strict=False).missing_keys) == {
+        f"{layer}.{end}" for layer in ("proj", "norm2") for end in ("weight", "bias")
+    }
+    prompt = text([5, 5], width=32)  # theirs knows no padding
+    with torch.no_grad():
+        want = reference.pool(reference.norm1(prompt.tokens))
+        torch.testing.assert_close(pool(prompt), want, rtol=1e-5, atol=1e-5)
