@@ -49,7 +49,7 @@ def pack(cfg: DictConfig) -> None:
     share = workers.share(units)
     done = list(workers.map(task, share, what="packing"))
     written = sum(one["written"] for one in done)
-    print(f"{cfg.root}: {written} shards written now, {len(done) - written} were there")
+    print(f"{cfg.root}: shards written now: {written}, there already: {len(done) - written}")
     for name in unfinished:
         print(f"passed over, without {name.removesuffix('.tar')}_stats.json: {name}")
     if not _all_there(task, units):
