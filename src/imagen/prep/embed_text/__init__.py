@@ -1,0 +1,1 @@
+"""Captions encoded once and stored beside the pictures, unpadded."""
