@@ -24,6 +24,12 @@ KINDS = {
     "limit": int | None,
     "images": str | None,
     "device": str | None,
+    "min_similarity": float | None,
+    "min_aesthetic": float | None,
+    "max_watermark": float | None,
+    "max_caption_repeats": int | None,
+    "languages": list[str] | None,
+    "blocklist": str | None,
 }
 """What keys of the scripts take where the default does not tell."""
 

@@ -6,14 +6,13 @@ A column is one prompt, a row one stage (or one guidance weight, one sampler, ..
 
 import math
 import unicodedata
-from pathlib import Path
 
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.files import atomic_write
+from imagen.files import Location, atomic_write
 
 Row = list[UInt8[Tensor, "3 _ _"]]  # 3 h w; each row may have its own size
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -57,7 +56,7 @@ def image_grid(
     return sheet
 
 
-def save_png(image: Image.Image, path: Path | str) -> None:
+def save_png(image: Image.Image, path: str | Location) -> None:
     """Write a PNG, whole or not at all; folders on the way are made."""
     with atomic_write(path) as temporary:
         image.save(temporary, format="PNG", optimize=True)
