@@ -98,6 +98,15 @@ def test_a_crop_that_does_not_fit_network_and_enlargement_is_refused():
         build.build_module(compose("train", ["experiment=toy_sr32", "data.crop=15"]))
 
 
+@pytest.mark.parametrize(
+    "override", ["conditioning_augmentation=gaussian", "augmentation_level=0.1", "data.crop=8", "data.crop=16"]
+)
+def test_what_only_a_super_resolution_stage_has_is_refused_of_a_base_stage(monkeypatch, override):
+    monkeypatch.setattr(build, "build_network", lambda cfg: pytest.fail("a network was built"))
+    with pytest.raises(UserError, match=f"^{override} does not go with low_resolution=null: a base stage"):
+        build.build_module(compose("train", ["experiment=toy", override]))
+
+
 def test_an_optimizer_says_at_once_what_it_does_not_take():
     with pytest.raises(UserError, match=r"optimizer refuses its settings.*optimizer\.lr=-1"):
         build.build_module(compose("train", ["experiment=toy", "optimizer.lr=-1"]))

@@ -18,6 +18,7 @@ from torch import nn
 
 from imagen.cascade import Cascade
 from imagen.cli import as_overrides
+from imagen.conditioning_augmentation import NoAugmentation
 from imagen.denoiser import Denoiser
 from imagen.devices import pick_device
 from imagen.errors import UserError
@@ -179,6 +180,10 @@ def check(cfg: DictConfig) -> None:
             f"network.low_res={cfg.network.low_res} does not go with low_resolution={low}: a super-resolution stage "
             "needs both, network.low_res=true and the size that it enlarges; a base stage neither"
         )
+    if cfg.trainer.accumulate_grad_batches < 1:
+        raise UserError(f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches} must be at least 1")
+    if low is None:
+        _check_base(cfg)
     parameterization: Parameterization = instantiate(cfg.parameterization)
     if cfg.network.out_channels != parameterization.out_channels:
         raise UserError(
@@ -186,6 +191,22 @@ def check(cfg: DictConfig) -> None:
             f"which reads {parameterization.out_channels}: set network.out_channels={parameterization.out_channels}"
         )
     _check_optimizer(cfg)
+
+
+def _check_base(cfg: DictConfig) -> None:
+    """Raises: UserError if a base stage is told what only a super-resolution stage can do."""
+    augmentation = instantiate(cfg.conditioning_augmentation, instantiate(cfg.augmentation_schedule))
+    clashes = {  # what is set: whether it clashes, and what does not
+        _picked_by("conditioning_augmentation", cfg): (not isinstance(augmentation, NoAugmentation), "none"),
+        f"augmentation_level={cfg.augmentation_level}": (cfg.augmentation_level > 0, "0.0"),
+        f"data.crop={cfg.data.get('crop')}": (cfg.data.get("crop") is not None, "null"),
+    }
+    for setting, (clash, fitting) in clashes.items():
+        if clash:
+            raise UserError(
+                f"{setting} does not go with low_resolution=null: a base stage enlarges no picture, and draws whole "
+                f"ones; set {setting.split('=')[0]}={fitting}, or the low_resolution of a super-resolution stage"
+            )
 
 
 def _check_optimizer(cfg: DictConfig) -> None:

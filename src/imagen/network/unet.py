@@ -61,8 +61,8 @@ class UNet(nn.Module):
         out_channels: int,
     ):
         super().__init__()
-        sides = [image_size // 2**i for i in range(len(channel_mult))]
         _check(image_size, channel_mult, num_res_blocks, attention_resolutions, text_resolutions, width, head_channels)
+        sides = _sides(image_size, channel_mult)
         self.low_res = low_res
         self.stride = 2 ** (len(channel_mult) - 1)
         emb_width = emb_mult * width
@@ -143,6 +143,10 @@ class UNet(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x))).float()
 
 
+def _sides(image_size: int, channel_mult: list[int]) -> list[int]:
+    return [image_size // 2**level for level in range(len(channel_mult))]
+
+
 def _check(
     image_size: int,
     channel_mult: list[int],
@@ -168,8 +172,14 @@ def _check(
             f"network.text_resolutions={text_resolutions} must be among network.attention_resolutions="
             f"{attention_resolutions}: the text is read by self-attention"
         )
-    for level, mult in enumerate(channel_mult):
-        side = image_size // 2**level
+    sides = _sides(image_size, channel_mult)
+    if strangers := sorted(set(attention_resolutions) - set(sides), reverse=True):
+        raise UserError(
+            f"network.attention_resolutions={attention_resolutions} does not go with resolution={image_size} and "
+            f"network.channel_mult={channel_mult}: {', '.join(map(str, strangers))} is the side of no level; "
+            f"there are {', '.join(map(str, sides))} pixels"
+        )
+    for side, mult in zip(sides, channel_mult, strict=True):
         if side in attention_resolutions and width * mult % head_channels:
             raise UserError(
                 f"network.head_channels={head_channels} does not divide the {width * mult} channels at {side} pixels: "
