@@ -1,5 +1,5 @@
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from imagen.cli import CONF, compose
 from imagen.config_check import check_values, described, fits
 from imagen.errors import UserError
+from imagen.ranges import Range
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,7 @@ from imagen.errors import UserError
         (int | None, [3, None], [0.5, "abc"], "a whole number or null"),
         (list[int], [[1, 2], []], [3, [1, "a"], "12"], "a list, each entry a whole number"),
         (tuple[float, float], [[0.9, 1]], [[0.9], 0.9, [0.9, "x"]], "a list of 2, each entry a number"),
+        (Annotated[int, Range(1)], [3], ["3"], "a whole number"),
         (dict[str, int], [{"a": 1}], [[1], "a"], "a group of keys"),
         (Literal["warn", False], ["warn", False], ["wran"], "one of warn, False"),
         (Any, [None, 3, "a", [1]], [], ""),
@@ -64,6 +66,7 @@ def with_override(text: str) -> DictConfig:
         ("seed=-1", "seed=-1 must be at least 0"),
         ("caption_dropout=1.5", "caption_dropout=1.5 must be between 0 and 1"),
         ("caption_dropout=nan", "caption_dropout=nan must be between 0 and 1"),
+        ("data.num_workers=-1", "data.num_workers=-1 must be at least 0"),
         ("callback.checkpoint.every_n_steps=0", "callback.checkpoint.every_n_steps=0 must be at least 1"),
     ],
 )

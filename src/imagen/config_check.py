@@ -9,12 +9,13 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from imagen.errors import UserError
+from imagen.ranges import Range
 from imagen.targets import find_target
 
 KINDS = {
@@ -34,17 +35,12 @@ KINDS = {
 """What keys of the scripts take where the default does not tell."""
 
 RANGES = {
-    **dict.fromkeys(
-        ("max_steps", "batch_size", "base_batch_size", "num_samples", "resolution", "low_resolution"), (1,)
-    ),
-    **dict.fromkeys(("every_n_steps", "refresh_every_n_steps", "validate_every_n_steps"), (1,)),
-    "accumulate_grad_batches": (1,),
-    "seed": (0,),
-    "num_workers": (0,),
-    "caption_dropout": (0, 1),
-    "augmentation_level": (0, 1),
+    **dict.fromkeys(("max_steps", "batch_size", "base_batch_size", "num_samples"), Range(1)),
+    **dict.fromkeys(("resolution", "low_resolution", "validate_every_n_steps"), Range(1)),
+    "seed": Range(0),
+    **dict.fromkeys(("caption_dropout", "augmentation_level"), Range(0, 1)),
 }
-"""The least, and the most where there is one, that a number of this name may be, wherever in a config it stands."""
+"""What numbers the keys of the scripts may be; the keys of options say it in their annotations (``imagen.ranges``)."""
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -64,7 +60,6 @@ def check_values(cfg: DictConfig, conf: Path, config_name: str) -> None:
             raise UserError(f"{key}={value} picks no option: write {pick}, or set one of its keys, {key}.<key>=...")
         if "_target_" in value:
             _check_option(value, key)
-        _check_ranges(value, f"{key}.")
 
 
 def fits(value: object, kind: Any) -> bool:
@@ -72,6 +67,7 @@ def fits(value: object, kind: Any) -> bool:
 
     Annotations that no config can be held against fit everything.
     """
+    kind = _bare(kind)
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
         return any(fits(value, part) for part in parts)
@@ -99,6 +95,7 @@ def _entries_fit(value: list[Any], container: type, parts: tuple[Any, ...]) -> b
 
 def described(kind: Any) -> str:
     """An annotation in words, as far as a config can hold what it names: ``int | None`` is "a whole number or null"."""
+    kind = _bare(kind)
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(words for part in parts if (words := described(part))))
@@ -111,6 +108,11 @@ def described(kind: Any) -> str:
     if isinstance(container, type) and issubclass(container, Mapping):
         return "a group of keys"
     return NAMES.get(kind, "")
+
+
+def _bare(kind: Any) -> Any:
+    """An annotation without what ``Annotated`` adds to it."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
 
 
 def _require(fit: bool, key: str, value: object, kind: str) -> None:
@@ -191,23 +193,27 @@ def _check_option(node: DictConfig, key: str) -> None:
         if kind is not inspect.Parameter.empty and not OmegaConf.is_missing(node, name):
             value = _plain(node[name])
             _require(fits(value, kind), f"{key}.{name}", value, described(kind))
+            for limits in getattr(kind, "__metadata__", ()):
+                _require_within(value, limits, f"{key}.{name}")
 
 
 def _annotations(target: Any) -> dict[str, Any]:
     function = target.__init__ if isinstance(target, type) else target
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError):  # names that only a type checker imports
         return dict.fromkeys(inspect.signature(target).parameters, Any)
 
 
 def _check_ranges(cfg: DictConfig, prefix: str) -> None:
-    for name, (least, *most) in RANGES.items():
-        if name not in cfg or OmegaConf.is_missing(cfg, name) or not isinstance(value := cfg[name], int | float):
-            continue
-        if not value >= least or (most and value > most[0]):
-            limits = f"between {least} and {most[0]}" if most else f"at least {least}"
-            raise UserError(f"{prefix}{name}={value} must be {limits}")
+    for name, limits in RANGES.items():
+        if name in cfg and not OmegaConf.is_missing(cfg, name):
+            _require_within(cfg[name], limits, f"{prefix}{name}")
+
+
+def _require_within(value: object, limits: object, key: str) -> None:
+    if isinstance(value, int | float) and isinstance(limits, Range) and value not in limits:
+        raise UserError(f"{key}={value} must be {limits}")
 
 
 def _plain(value: object) -> object:

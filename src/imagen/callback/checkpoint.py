@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 
+from imagen.ranges import Count
 from imagen.runs import RunFolder, checkpoint_name
 
 
@@ -16,7 +17,7 @@ class Checkpoint(lightning.Callback):
     signal's number. A second Ctrl-C stops at once. Under several processes all stop after the same step.
     """
 
-    def __init__(self, *, every_n_steps: int, keep: int) -> None:
+    def __init__(self, *, every_n_steps: Count, keep: Count) -> None:
         self.every_n_steps = every_n_steps
         self.keep = keep
         self.stopped_by: int | None = None

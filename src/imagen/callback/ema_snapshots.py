@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from imagen.ema import PowerEMA
 from imagen.errors import UserError
 from imagen.lightning_module import DiffusionModule
+from imagen.ranges import Count
 from imagen.runs import RunFolder, Weights, snapshot_name
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -20,7 +21,7 @@ class EMASnapshots(lightning.Callback):
     Its parameters are of ``dtype``. It stands for itself: a stage for ``sample.py``, with its step and length.
     """
 
-    def __init__(self, *, every_n_steps: int, dtype: str) -> None:
+    def __init__(self, *, every_n_steps: Count, dtype: str) -> None:
         """Raises: UserError if ``dtype`` is neither float32 nor bfloat16."""
         if dtype not in DTYPES:
             raise UserError(f"dtype={dtype} of ema_snapshots must be one of {', '.join(DTYPES)}")

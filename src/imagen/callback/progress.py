@@ -6,6 +6,7 @@ import lightning
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from imagen.ranges import Count
 from imagen.types import Batch
 
 
@@ -15,7 +16,7 @@ class Progress(ProgressBar):
     The loss is shown every ``refresh_every_n_steps``, since reading it makes the host wait for the device.
     """
 
-    def __init__(self, *, refresh_every_n_steps: int) -> None:
+    def __init__(self, *, refresh_every_n_steps: Count) -> None:
         super().__init__()
         self.refresh_every_n_steps = refresh_every_n_steps
         self._enabled = True

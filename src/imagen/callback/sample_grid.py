@@ -11,6 +11,7 @@ from imagen.data.pixels import downsample, to_float, to_uint8
 from imagen.image_grid import image_grid, save_png
 from imagen.lightning_module import DiffusionModule
 from imagen.randomness import generator_of
+from imagen.ranges import Count
 from imagen.runs import RunFolder
 from imagen.types import Batch, TextEmbedding
 
@@ -23,7 +24,7 @@ class SampleGrid(lightning.Callback):
     Rows: what a super-resolution stage is given, what it draws, the real picture.
     """
 
-    def __init__(self, *, every_n_steps: int, num_prompts: int) -> None:
+    def __init__(self, *, every_n_steps: Count, num_prompts: Count) -> None:
         self.every_n_steps = every_n_steps
         self.num_prompts = num_prompts
         self._batch: Batch | None = None

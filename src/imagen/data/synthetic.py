@@ -15,6 +15,7 @@ from imagen.data.module import StreamModule
 from imagen.data.stream import Crop, Order, ReadMemory, Sample, Shard, Shuffle
 from imagen.errors import UserError
 from imagen.randomness import seed_of
+from imagen.ranges import Natural
 from imagen.text_encoder import TextEncoder
 
 COLOURS = {
@@ -119,7 +120,7 @@ class SyntheticModule(StreamModule):
         crop: int | None,
         batch_size: int,
         seed: int,
-        num_workers: int,
+        num_workers: Natural,
         multiprocessing_context: str | None,
         flip: bool,
     ) -> None:

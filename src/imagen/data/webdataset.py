@@ -10,6 +10,7 @@ from imagen.data.reader import Decode, ReadShards
 from imagen.data.shards import SPLITS, find_text_folder, read_encoder, stats_path, whole_shards
 from imagen.data.stream import Order, Shard, Shuffle
 from imagen.errors import UserError
+from imagen.ranges import Natural
 from imagen.text_encoder import TextEncoder
 
 
@@ -33,7 +34,7 @@ class WebDatasetModule(StreamModule):
         crop: int | None,
         batch_size: int,
         seed: int,
-        num_workers: int,
+        num_workers: Natural,
         multiprocessing_context: str | None,
         flip: bool,
         random_crop: bool,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from imagen.errors import UserError
 from imagen.randomness import generator_of
+from imagen.ranges import Natural
 from imagen.types import TextEmbedding
 
 
@@ -29,7 +30,7 @@ class Retrieval:
     of the neighbourhood, ``permutations`` how many shuffles the held-out p-value counts, ``seed`` that of the shuffles.
     """
 
-    def __init__(self, *, num_captions: int, k: list[int], permutations: int, seed: int) -> None:
+    def __init__(self, *, num_captions: int, k: list[int], permutations: int, seed: Natural) -> None:
         if not k or min(k) < 1:
             raise UserError(f"metric.k={k} must list at least one neighbourhood size, each at least 1")
         if num_captions < 2 or permutations < 1:
