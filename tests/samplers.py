@@ -78,7 +78,9 @@ class Impulses:
     def __init__(self) -> None:
         self.draws = 0
 
-    def __call__(self, generators: list[torch.Generator], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def __call__(
+        self, generators: list[torch.Generator], shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         assert shape == (3, self.side, self.side)
         noise = torch.zeros(3 * self.side**2, dtype=dtype)
         noise[self.draws] = 1

@@ -10,7 +10,15 @@ from torch import nn
 from imagen import build
 from imagen.cli import compose
 from imagen.errors import UserError
-from imagen.null_text import EmptyCaption, LearnedText, NullText, ZeroedText, fill_null_text
+from imagen.null_text import (
+    EmptyCaption,
+    LearnedText,
+    NullText,
+    ZeroedText,
+    check_null_text,
+    fill_null_text,
+    share_null_text,
+)
 from imagen.runs import read_weights
 from imagen.text_encoder import Hash
 from imagen.training import train
@@ -76,6 +84,22 @@ def test_the_empty_caption_travels_in_the_weights():
     other.load_state_dict(filled().state_dict())
     other.check()
     assert torch.equal(other(FIRST_ABSENT).tokens, filled()(FIRST_ABSENT).tokens)
+
+
+def test_what_the_first_process_filled_is_shared():
+    other = nn.Sequential(EmptyCaption(text_width=4, max_length=6), LearnedText(text_width=4))
+    first = iter(filled().buffers())
+    share_null_text(other, lambda buffer: next(first))
+    check_null_text(other)
+    assert torch.equal(other[0](FIRST_ABSENT).tokens, filled()(FIRST_ABSENT).tokens)
+    assert next(first, None) is None  # what is trained is not
+
+
+def test_a_process_that_is_not_the_first_leaves_the_encoder_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("imagen.training._is_first_process", lambda: False)
+    cfg = compose("train", ["experiment=toy", f"output_dir={tmp_path}", "null_text=empty_caption", *TOY])
+    with pytest.raises(UserError, match="has no embedding of the empty caption yet"):  # there is no first to give it
+        train(cfg)
 
 
 def test_an_encoder_that_does_not_fit_is_refused():

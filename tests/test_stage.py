@@ -1,6 +1,9 @@
 """One stage by closed form: where its walk begins and stops, and the law of an unfinished sample."""
 
 import math
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,11 +23,12 @@ from imagen.sampler import DDIM, DDPM, DPMSolverPP2M, Sampler
 from imagen.schedule import CosineSchedule, LinearSchedule, NoiseSchedule, alpha_sigma
 from imagen.spacing import UniformTime
 from imagen.stage import Drawn, Stage
-from imagen.task import Generate, ImageToImage
+from imagen.task import Generate, ImageToImage, Inpaint
 from imagen.threshold import NoThreshold
 from imagen.types import Conditioning
 from tests.oracle import GaussianOracle, conditioning, generators
-from tests.pictures import picture
+from tests.pictures import half_mask, picture
+from tests.samplers import Impulses
 
 COSINE = CosineSchedule(logsnr_min=-20.0, logsnr_max=20.0)
 LINEAR = LinearSchedule(logsnr_min=-20.0, logsnr_max=20.0)
@@ -77,6 +81,26 @@ def told(batch: int) -> Conditioning:
     return conditioning(batch, dtype=torch.float32)
 
 
+def law_of(pictures: torch.Tensor) -> tuple[float, float]:
+    """The mean and the standard deviation of a sample whose noise was ``Impulses``."""
+    pixels = pictures.double().flatten()
+    return pixels[-1].item(), (pixels - pixels[-1]).square().sum().sqrt().item()
+
+
+def laws(stage: Stage, **how: Any) -> tuple[tuple[float, float], tuple[float, float] | None]:
+    """The exact law of what a stage draws: of its pictures and, where it stops early, of its unfinished samples.
+
+    As long as nothing is clipped, which would not be linear.
+    """
+    noise = Impulses()
+    with ExitStack() as patches:
+        for module in ("stage", "sampler.base"):
+            patches.enter_context(patch(f"imagen.{module}.normal_from", noise))
+        drawn = stage.draw(told(1), (noise.side, noise.side), generators(1), **how)
+    assert drawn.pictures.abs().max() < 1
+    return law_of(drawn.pictures), None if drawn.unfinished is None else law_of(drawn.unfinished)
+
+
 @pytest.mark.parametrize("stop", [-19.99, -3.0, -0.013, 7.0, 20.0])
 def test_a_walk_in_two_parts_makes_as_many_steps_and_none_of_them_tiny(stop):
     stage = oracle_stage(DDIM(num_steps=20, eta=0.0))
@@ -113,22 +137,29 @@ def test_strength_is_the_time_of_the_schedule_at_which_the_walk_begins(strength)
 
 
 @pytest.mark.parametrize(
-    "sampler",
-    [DDPM(num_steps=400, gamma=0.0), DDIM(num_steps=100, eta=0.0), DPMSolverPP2M(num_steps=60)],
-    ids=["ddpm", "ddim", "dpmpp_2m"],
+    ("sampler", "error"),
+    [
+        (DDPM(num_steps=300, gamma=0.0), 0.028),
+        (DDPM(num_steps=300, gamma=0.3), 0.018),
+        (DDIM(num_steps=100, eta=0.0), 0.032),
+        (DPMSolverPP2M(num_steps=60), 0.007),
+    ],
+    ids=["ddpm", "ddpm_gamma", "ddim", "dpmpp_2m"],
 )
 @pytest.mark.parametrize("level", [0.1, 0.4])
-def test_an_unfinished_sample_has_the_law_of_a_noised_picture(sampler, level):
-    """z_s ~ N(alpha m, alpha^2 s^2 + sigma^2), as GaussianAugmentation gives; and its picture runs on to N(m, s^2)."""
+def test_an_unfinished_sample_has_the_law_of_a_noised_picture(sampler, error, level):
+    """z_s ~ N(alpha m, alpha^2 s^2 + sigma^2), as GaussianAugmentation gives; and its picture runs on to N(m, s^2).
+
+    ``error`` is what the steps of the sampler make of s, whether its walk is interrupted or not.
+    """
     mean, std = 0.1, 0.2
-    stop = TruncatedAugmentation(LINEAR, level_max=1.0).early_stop(level)
-    stage = oracle_stage(sampler, mean=mean, std=std)
-    drawn = stage.draw(told(8), (32, 32), generators(8), early_stop=stop)
+    stop, stage = TruncatedAugmentation(LINEAR, level_max=1.0).early_stop(level), oracle_stage(sampler)
+    pictures, unfinished = laws(stage, early_stop=stop)
     alpha, sigma = (x.item() for x in alpha_sigma(torch.tensor(stop)))
-    assert drawn.unfinished.mean().item() == pytest.approx(alpha * mean, abs=0.02)
-    assert drawn.unfinished.std().item() == pytest.approx(math.hypot(alpha * std, sigma), rel=0.03)
-    assert drawn.pictures.mean().item() == pytest.approx(mean, abs=0.01)
-    assert drawn.pictures.std().item() == pytest.approx(std, rel=0.06)
+    assert unfinished == pytest.approx((alpha * mean, math.hypot(alpha * std, sigma)), abs=0.006 * std)
+    whole, _ = laws(stage)
+    assert pictures == pytest.approx(whole, abs=5e-4 * std)
+    assert pictures == pytest.approx((mean, std), abs=error * std)
 
 
 def test_the_interrupted_walk_is_the_flow_s_own_and_ends_where_the_whole_one_does():
@@ -142,6 +173,18 @@ def test_the_interrupted_walk_is_the_flow_s_own_and_ends_where_the_whole_one_doe
     whole = stage.draw(told(2), (16, 16), generators(2))
     assert whole.unfinished is None
     assert (drawn.pictures - whole.pictures).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("stop", [math.inf, 0.0])
+def test_steps_are_numbered_through_however_the_walk_is_cut(stop):
+    stage, seen = oracle_stage(DDIM(num_steps=10, eta=0.0)), []
+    task = Inpaint(image=picture(8, 8), mask=half_mask(8, 8), resample=3, jump=0.2)
+    for walked in (GENERATE, task):
+        stage.draw(
+            told(1), (8, 8), generators(1), task=walked, early_stop=stop, on_step=lambda i, x, said: seen.append(i)
+        )
+        assert seen == list(range(walked.num_steps(10)))
+        seen.clear()
 
 
 def test_truncated_conditions_on_the_unfinished_sample_itself_and_else_noises_as_gaussian():
