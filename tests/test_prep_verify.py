@@ -355,6 +355,23 @@ def test_a_whole_set_is_found_whole(config, tmp_path, capsys, storage):
     assert worst, "rounding was measured"
 
 
+def test_buckets_have_a_shape_of_their_own(config, root):
+    for split in shards.SPLITS:
+        for size in SIZES:
+            folder = shards.images_folder(root, split, size)
+            renamed = folder.rename(folder.with_name(f"{folder.name}-buckets"))
+            for tar in renamed.glob("*.tar"):
+                height, width = size // 2, 2 * size
+                again(tar, lambda members, size=(width, height): bucketed(members, *size), shape=[height, width])
+    assert found(config, root) == set()
+    stats(root / "train" / "images-16-buckets" / "00001.tar", shape=[16, 16])
+    assert found(config, root) == {"wrong size"}
+
+
+def bucketed(members, width: int, height: int):
+    return [(name, png(0, width, height) if name.endswith(".png") else content) for name, content in members]
+
+
 def test_a_set_behind_a_url(config):
     root = locate("memory://verified/set")
     write_set(root)
@@ -410,9 +427,8 @@ def test_embeddings_by_another_encoder_are_told_as_not_checked(config, root, cap
     assert "(not by text_encoder=hash)" in capsys.readouterr().out
 
 
-def test_an_encoder_without_weights_here_is_told(root, tmp_path, capsys, monkeypatch):
+def test_an_encoder_without_weights_here_is_told(root, tmp_path, capsys):
     cfg = compose("data_prep/verify", [f"root={root}", "text_encoder=t5_small", f"text_encoder.path={tmp_path}"])
-    said = {"name": "t5_small", "kind": "t5", "layer": "last", "dtype": "fp32"}
     said = build_declared(cfg) | {"weights": "there", "tokenizer": "there"}
     for split in shards.SPLITS:
         shutil.rmtree(shards.text_folder(root, split, ENCODER.name, ENCODER.fingerprint()))

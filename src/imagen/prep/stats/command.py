@@ -62,8 +62,8 @@ def folders_of(root: Location) -> dict[Location, bool]:
     """
     folders: dict[Location, bool] = {}
     for split in SPLITS:
-        names = [name for name in names_in(root / split) if re.fullmatch("images-[0-9]+", name)]
-        images = [root / split / name for name in sorted(names, key=lambda name: int(name.partition("-")[2]))]
+        names = [name for name in names_in(root / split) if re.fullmatch("images-[0-9]+(-buckets)?", name)]
+        images = [root / split / name for name in sorted(names, key=lambda name: (int(name.split("-")[1]), name))]
         folders |= {folder: folder == images[-1] for folder in images}
         folders |= dict.fromkeys(text_folders(root, split), False)
     if not any(folders.values()):

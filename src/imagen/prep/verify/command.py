@@ -18,6 +18,8 @@ from imagen.prep.verify.samples import as_object
 from imagen.prep.verify.shard import CheckShard, Shard
 from imagen.prep.work import Workers
 
+IMAGES = re.compile("images-([0-9]+)(-buckets)?")
+
 
 def verify(cfg: DictConfig) -> None:
     """Check every shard of both splits of ``cfg.root``; exit status 1 and a table where anything is found.
@@ -50,24 +52,21 @@ def verify(cfg: DictConfig) -> None:
 
 def shards_of(root: Location, split: str) -> list[Shard]:
     """Every shard that any folder of ``split`` has, or by its stats should have, in the order of their names."""
-    names = {
-        int(name.removeprefix("images-")): names_in(root / split / name)
-        for name in sorted(names_in(root / split))
-        if re.fullmatch("images-[0-9]+", name)
-    }
-    images = {size: root / split / f"images-{size}" for size in sorted(names)}
-    texts = {folder: names_in(folder) for folder in text_folders(root, split)}
-    tars = {name for found in [*names.values(), *texts.values()] for name in found if name.endswith(".tar")}
-    promised = {size: _promised(folder, names[size]) for size, folder in images.items()}
+    folder = root / split
+    sizes = {name: int(found[1]) for name in names_in(folder) if (found := IMAGES.fullmatch(name))}
+    images = {folder / name: names_in(folder / name) for name in sorted(sizes, key=lambda name: (sizes[name], name))}
+    texts = {text: names_in(text) for text in text_folders(root, split)}
+    promised = {folder: _promised(folder, names) for folder, names in images.items()}
+    tars = {name for names in [*images.values(), *texts.values()] for name in names if name.endswith(".tar")}
     tars |= {tar for expected in promised.values() if expected for tar in expected}
     shards = []
     for tar in sorted(tars):
-        some = any(tar in found for found in names.values())
-        there = {
-            size: Place(folder / tar, _beside(tar, names[size]), _is_expected(tar, promised[size], some))
-            for size, folder in images.items()
-        }
-        shards.append(Shard(there, [Place(folder / tar, _beside(tar, found), some) for folder, found in texts.items()]))
+        some = any(tar in names for names in images.values())
+        there = [
+            (sizes[folder.name], Place(folder / tar, _beside(tar, names), _is_expected(tar, promised[folder], some)))
+            for folder, names in images.items()
+        ]
+        shards.append(Shard(there, [Place(text / tar, _beside(tar, names), some) for text, names in texts.items()]))
     return shards
 
 

@@ -21,9 +21,9 @@ Span = tuple[int, int]  # (offset, size) of a member's bytes
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard of a split: its pictures by size, smallest first, and its text embeddings in each folder."""
+    """One shard of a split: size and place of its pictures, smallest first, and its text embeddings in each folder."""
 
-    images: dict[int, Place]
+    images: list[tuple[int, Place]]
     texts: list[Place]
 
 
@@ -58,7 +58,7 @@ class CheckShard:
         checked = Checked()
         findings = checked.findings
         hashes: dict[Place, dict[str, str]] = {}
-        for size, place in shard.images.items():
+        for size, place in shard.images:
             if _is_due(place, findings) and (found := self._pictures(place, size, findings)) is not None:
                 hashes[place] = found
         # where sizes disagree on a caption the smallest is held to be right: it is the one that is encoded
@@ -70,9 +70,9 @@ class CheckShard:
                 if found[key] != captions[key]:
                     findings.add("wrong caption", f"{place} {key}", "a smaller size has another caption")
         for place in shard.texts:
-            if not place.there and any(images.whole and images.expected for images in shard.images.values()):
+            if not place.there and any(images.whole and images.expected for _, images in shard.images):
                 findings.add("missing sidecar", str(place))
-            elif place.there and not any(images.there for images in shard.images.values()):
+            elif place.there and not any(images.there for _, images in shard.images):
                 findings.add("extra tar", str(place), "of no pictures")
             elif place.there and (good := self._texts(place, captions, findings)) and hashes:
                 checked.again.append(self._again(next(iter(hashes)).tar, place.tar, good))
