@@ -2,12 +2,13 @@
 
 import hashlib
 import io
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from jaxtyping import Int64
@@ -59,14 +60,14 @@ def read_promised(tar: Location) -> Promised:
     rows = _from_parquet(tar)
     if rows is None:
         rows = [_row(raw.key, parse_info(raw.info) or {}) for raw in read_samples(tar, None)]
-    by_key = {row["key"]: row for row in rows}  # of equal keys the last, as in the index
+    by_key = {row.key: row for row in rows}  # of equal keys the last, as in the index
     doubles, rows = len(rows) - len(by_key), list(by_key.values())
-    sizes = {row["key"]: _upright(row) for row in rows if is_size(row["width"]) and is_size(row["height"])}
-    if unknown := [key for key in by_key if key not in sizes]:
-        sizes |= {raw.key: _measured(raw.picture or b"", by_key[raw.key]["exif"]) for raw in read_samples(tar, unknown)}
+    sizes = {row.key: _upright(row) for row in rows if is_size(row.width) and is_size(row.height)}
+    if unknown := [row.key for row in rows if row.key not in sizes]:
+        sizes |= {raw.key: _measured(raw.picture or b"", by_key[raw.key].exif) for raw in read_samples(tar, unknown)}
     return Promised(
-        keys=[row["key"] for row in rows],
-        identity=[row["sha256"] or row["key"] for row in rows],
+        keys=[row.key for row in rows],
+        identity=[row.sha256 if row.sha256 and isinstance(row.sha256, str) else row.key for row in rows],
         width=np.array([sizes[key][0] for key in by_key], dtype=np.int64),
         height=np.array([sizes[key][1] for key in by_key], dtype=np.int64),
         doubles=doubles,
@@ -107,10 +108,11 @@ def parse_info(info: bytes | None) -> dict[str, Any] | None:
 
 def orientation_of(exif: object) -> str | None:
     """What the json of img2dataset says of the camera: its field ``exif`` is a text that holds json."""
+    if not isinstance(exif, str) or "Image Orientation" not in exif:
+        return None
     with suppress(ValueError, TypeError, KeyError, RecursionError):
-        if isinstance(exif, str) and "Image Orientation" in exif:
-            said = json.loads(exif)["Image Orientation"]
-            return said if isinstance(said, str) else None
+        said = json.loads(exif)["Image Orientation"]
+        return said if isinstance(said, str) else None
     return None
 
 
@@ -122,7 +124,17 @@ def source_digest(tar: Location) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _from_parquet(tar: Location) -> list[dict[str, Any]] | None:
+class _Row(NamedTuple):
+    """What is read of a sample, of whatever type it was stored."""
+
+    key: str
+    width: Any
+    height: Any
+    exif: Any
+    sha256: Any
+
+
+def _from_parquet(tar: Location) -> list[_Row] | None:
     """The rows of what succeeded; None where there is no parquet, or none that names its keys."""
     try:
         import pyarrow
@@ -134,26 +146,25 @@ def _from_parquet(tar: Location) -> list[dict[str, Any]] | None:
     try:
         with tar.with_suffix(".parquet").open("rb") as file:
             parquet = pyarrow.parquet.ParquetFile(file)
-            rows = parquet.read([name for name in COLUMNS if name in parquet.schema_arrow.names]).to_pylist()
+            said = parquet.read([name for name in COLUMNS if name in parquet.schema_arrow.names]).to_pydict()
     except FileNotFoundError:
         return None
     except (pyarrow.ArrowException, OSError) as error:
         log.warning("%s cannot be read (%s): the jsons are", tar.with_suffix(".parquet"), error)
         return None
-    if rows and "key" not in rows[0]:
+    if "key" not in said:
         return None
-    good = [row for row in rows if row.get("status") in (None, "success") and row.get("error_message") is None]
-    return [_row(str(row["key"]), row) for row in good]
+    rows = zip(*(said.get(name, itertools.repeat(None)) for name in COLUMNS), strict=False)
+    good = (row for *row, status, error in rows if status in (None, "success") and error is None)
+    return [_Row(str(key), *others) for key, *others in good]
 
 
-def _row(key: str, said: dict[str, Any]) -> dict[str, Any]:
-    sha256 = said.get("sha256")
-    known = {name: said.get(name) for name in ("width", "height", "exif")}
-    return {"key": key, "sha256": sha256 if isinstance(sha256, str) else None, **known}
+def _row(key: str, info: dict[str, Any]) -> _Row:
+    return _Row(key, *(info.get(name) for name in _Row._fields[1:]))
 
 
-def _upright(row: dict[str, Any]) -> tuple[int, int]:
-    return turned(row["width"], row["height"], lies_sideways(orientation_of(row["exif"])))
+def _upright(row: _Row) -> tuple[int, int]:
+    return turned(row.width, row.height, lies_sideways(orientation_of(row.exif)))
 
 
 def turned(width: int, height: int, sideways: bool) -> tuple[int, int]:
