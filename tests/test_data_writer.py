@@ -7,7 +7,16 @@ import pyarrow.parquet
 import pytest
 
 from imagen.data.shards import stats_path
-from imagen.data.writer import Entry, all_whole, is_whole, remove_surplus, sample_row, shard_key, write_shard
+from imagen.data.writer import (
+    Entry,
+    all_whole,
+    is_whole,
+    remove_surplus,
+    sample_row,
+    shard_key,
+    write_parquet,
+    write_shard,
+)
 from imagen.errors import UserError
 
 RECIPE = {"format": 1}
@@ -89,3 +98,10 @@ def test_what_no_column_can_hold_is_written_as_json(tmp_path):
     columns = pyarrow.parquet.read_table(tmp_path / "00000.parquet").to_pydict()
     assert columns["hash"] == [str(2**70), "1"]
     assert columns["mixed"] == ["1", '"one"']
+
+
+def test_objects_are_columns_of_json(tmp_path):
+    odd = [{"a": {}, "b": [{}], "c": [1, 2]}, {"a": {"x": {}}, "b": None, "c": []}]
+    write_parquet(tmp_path / "0.parquet", odd)
+    columns = pyarrow.parquet.read_table(tmp_path / "0.parquet").to_pydict()
+    assert columns == {"a": ["{}", '{"x": {}}'], "b": ["[{}]", None], "c": [[1, 2], []]}

@@ -94,18 +94,24 @@ def write_parquet(path: Location, rows: Sequence[dict[str, Any]]) -> None:
     import pyarrow.parquet
 
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = {}
-    for name in names:
-        values = [row.get(name) for row in rows]
-        kind = pyarrow.int32() if name in INTEGERS else None
-        if all(value is None for value in values):
-            kind = kind or pyarrow.string()
-        try:
-            columns[name] = pyarrow.array(values, kind)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
-            columns[name] = pyarrow.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in values])
+    columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
     with atomic_write(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+
+
+def _column(name: str, values: list[Any]) -> Any:
+    import pyarrow
+
+    kind = pyarrow.int32() if name in INTEGERS else None
+    if all(value is None for value in values):
+        kind = kind or pyarrow.string()
+    parts = (part for value in values for part in (value if isinstance(value, list) else [value]))
+    try:
+        if not any(isinstance(part, dict) for part in parts):  # of which parquet cannot hold empty ones
+            return pyarrow.array(values, kind)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
+        pass
+    return pyarrow.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
 
 
 def _stats(tar: Location) -> dict[str, Any]:
