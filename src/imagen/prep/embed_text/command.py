@@ -98,7 +98,8 @@ def caption_folders(cfg: DictConfig) -> dict[str, Location]:
     for split in shards.SPLITS:
         folder = locate(cfg.root) / split
         names = names_in(folder)
-        sizes = {int(size): name for name in names if (size := name.removeprefix("images-")).isdecimal()}
+        named = {name: name.removeprefix("images-").removesuffix("-buckets") for name in sorted(names)}
+        sizes = {int(size): name for name, size in named.items() if size.isdecimal()}
         if cfg.images is not None:
             sizes = {0: cfg.images} if cfg.images in names else {}
         if sizes:
