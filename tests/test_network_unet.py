@@ -237,15 +237,7 @@ def test_there_is_no_randomness_inside():
 
 
 def test_a_narrow_super_resolution_unet_learns():
-    narrow = [
-        "width=16",
-        "channel_mult=[1,2]",
-        "num_res_blocks=[1,1]",
-        "attention_resolutions=[16]",
-        "head_channels=16",
-    ]
-    overrides = ["experiment=toy_sr32", "network=unet_sr", "parameterization=v"]
-    overrides += ["weighting.sigma_data=1.0", *(f"network.{change}" for change in narrow)]
+    overrides = ["experiment=toy_sr32", "network=unet_sr_toy", "parameterization=v", "weighting.sigma_data=1.0"]
     cfg = compose("train", overrides)
     module, data = build.build_module(cfg), build.build_data(cfg)
     data.setup()
