@@ -46,6 +46,8 @@ def test_an_unknown_key_is_named_with_its_nearest(override, key, nearest):
         ("experiment=toyy", "experiment=toyy is not an option of experiment: the nearest is toy; there are"),
         ("sampler=nonesuch", "sampler=nonesuch is not an option of sampler: there are ddim"),
         ("logger=[wandb,bord]", "logger=bord is not an option of logger: there are tensorboard, wandb"),
+        ("sampling=imagen", "sampling is no choice of train.py but of sample.py and evaluate.py"),
+        ("task=inpaint", "task is no choice of train.py but of sample.py"),
         ("experimnt=toy", "unknown config key 'experimnt': the nearest keys are experiment"),
     ],
 )
@@ -152,3 +154,26 @@ def test_settings_of_an_option_that_was_exchanged_are_dropped_from_slots_and_bot
     assert cfg.sr1.guidance.weight == 8.0
     cfg = compose("train", ["experiment=toy", "+augmentation_schedule.base_resolution=4"])
     assert "base_resolution" not in cfg.augmentation_schedule
+
+
+@pytest.mark.parametrize(
+    ("script", "present", "absent"),
+    [
+        (
+            "train.py",
+            ["schedule, schedule@augmentation_schedule: cosine, ", "experiment: demo_base16, "],
+            ["sampling:"],
+        ),
+        ("sample.py", ["sampler@base.sampler, sampler@sr1.sampler, ", "task: generate, "], ["metric:", "experiment:"]),
+        ("evaluate.py", ["metric: retrieval", "sampling: imagen, "], ["task:", "network:"]),
+        ("data_prep/embed_text.py", ["text_encoder: bert_base, "], ["network:", "data_prep:"]),
+    ],
+)
+def test_help_lists_what_the_script_takes_and_no_more(script, present, absent):
+    text = subprocess.run(
+        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert all(f"\n{line}" in text for line in present)
+    assert not any(f"\n{line}" in text for line in absent)
+    assert "trained" not in text
+    assert "\noutput_dir: outputs" in text or "\nroot: data" in text  # the config follows

@@ -23,6 +23,9 @@ from imagen.slots import SLOTS
 CONF = Path(__file__).resolve().parents[2] / "conf"
 """The project's configuration tree; the package is meant to be installed from a clone, with ``pip install -e .``."""
 
+SCRIPTS = ("train", "sample", "evaluate")
+"""The scripts that are told of each other's choices."""
+
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """No space, no right to write: errors of the machine, for which a traceback is no help."""
 
@@ -104,6 +107,32 @@ def _declared(path: Path) -> set[str]:
     return keys
 
 
+def _choices(config_name: str) -> dict[str, list[str]]:
+    """The choices that a script's config makes, as one picks them: of each group its place or places in the config."""
+    found: dict[str, list[str]] = {}
+    for default in read_yaml(CONF / f"{config_name}.yaml").get("defaults", []):
+        if isinstance(default, dict):
+            group, _, place = next(iter(default)).lstrip("/").partition("@")
+            if not group.startswith("override "):
+                found.setdefault(group, []).append(f"{group}@{place}" if place not in ("", group) else group)
+        elif default != "_self_":
+            for group, places in _choices(default.removeprefix("/")).items():
+                found.setdefault(group, []).extend(places)
+    return found
+
+
+def options_of(config_name: str) -> str:
+    """The choices that a script takes with the options of each, a line a group: for its ``--help``."""
+    lines = []
+    for group, places in sorted(_choices(config_name).items()):
+        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        lines.append(f"{', '.join(places)}: {', '.join(options)}")
+    return "\n".join(lines)
+
+
+OmegaConf.register_new_resolver("options_of", options_of, replace=True)  # conf/hydra/here.yaml asks for it
+
+
 def main(
     config_name: str, prepare: Callable[[list[str]], None] = lambda arguments: None
 ) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -170,6 +199,10 @@ def explain(error: Exception, config_name: str) -> str:
     unknown = re.search(r"Could not override '([^']*)'", str(error)) or re.search(r"full_key: (\S+)", str(error))
     if unknown is None or isinstance(error, InterpolationResolutionError):
         return " ".join(str(error).split())
+    group = unknown.group(1).split("@")[0]
+    takers = [name for name in SCRIPTS if group in _choices(name)]
+    if takers and config_name not in takers:
+        return f"{group} is no choice of {config_name}.py but of {' and '.join(f'{name}.py' for name in takers)}"
     valid = sorted(set(_keys(OmegaConf.to_container(compose(config_name, []), resolve=False))))
     return _unknown(unknown.group(1), [*valid, *sorted(_declared(CONF / f"{config_name}.yaml") - set(valid))])
 
