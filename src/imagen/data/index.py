@@ -1,7 +1,7 @@
 """Where each sample of a tar lies: what lets a loader read any sample without reading those before it.
 
 ``00000_index.npy`` beside ``00000.tar`` is an array with a row a sample, in the tar's order: its key, and for each
-field where its bytes begin and how many they are (0: the sample lacks it). It is made from the tar's headers alone.
+field where its bytes begin (0: the sample lacks it) and how many they are. It is made from the tar's headers alone.
 """
 
 import io
@@ -51,7 +51,7 @@ def scan(tar: Location, fields: dict[str, str]) -> np.ndarray:
             if field is not None:
                 row[field] = (member.offset_data, member.size)
         if row:
-            rows.append((key.encode(), *(row.get(field, (0, 0)) for field in dict.fromkeys(fields.values()))))
+            rows.append((key.encode(errors="surrogateescape"), *(row.get(field, (0, 0)) for field in dict.fromkeys(fields.values()))))
     width = max((len(row[0]) for row in rows), default=1)
     kinds = [(field, np.dtype([("offset", "<i8"), ("size", "<i8")])) for field in dict.fromkeys(fields.values())]
     return np.array(rows, dtype=[("key", f"S{max(1, width)}"), *kinds])
