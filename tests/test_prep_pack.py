@@ -23,6 +23,7 @@ from imagen.data.shards import read_members, stats_path, write_tar
 from imagen.data.writer import Entry, sample_row, write_shard
 from imagen.errors import UserError
 from imagen.files import locate
+from imagen.prep.embed_text.command import caption_folders
 from imagen.prep.pack.codecs import FORMATS, Codec
 from imagen.prep.pack.command import pack
 from imagen.prep.pack.plan import Counted, Rules, units
@@ -571,7 +572,7 @@ def test_the_script_as_a_user_runs_it(packed, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "14 of 14 samples packed" in result.stdout
     assert "val: 2 samples" in result.stdout
-    assert sorted(path.name for path in (tmp_path / "root" / "val").iterdir()) == [
-        "images-16-buckets",
-        "images-8-buckets",
-    ]
+    val = tmp_path / "root" / "val"
+    assert sorted(path.name for path in val.iterdir()) == ["images-16-buckets", "images-8-buckets"]
+    found = caption_folders(compose("data_prep/embed_text", [f"root={tmp_path / 'root'}"]))
+    assert found["val"] == val / "images-8-buckets"
