@@ -51,7 +51,8 @@ def scan(tar: Location, fields: dict[str, str]) -> np.ndarray:
             if field is not None:
                 row[field] = (member.offset_data, member.size)
         if row:
-            rows.append((key.encode(errors="surrogateescape"), *(row.get(field, (0, 0)) for field in dict.fromkeys(fields.values()))))
+            name = key.encode(errors="surrogateescape")  # as tarfile read it
+            rows.append((name, *(row.get(field, (0, 0)) for field in dict.fromkeys(fields.values()))))
     width = max((len(row[0]) for row in rows), default=1)
     kinds = [(field, np.dtype([("offset", "<i8"), ("size", "<i8")])) for field in dict.fromkeys(fields.values())]
     return np.array(rows, dtype=[("key", f"S{max(1, width)}"), *kinds])
