@@ -20,8 +20,7 @@ def test_it_composes_and_its_network_runs_on_the_meta_device(name):
         module = build.build_module(cfg)
         inputs = example(cfg, cfg.resolution)
     assert module.denoiser.network(*inputs).shape == (1, 3, cfg.resolution, cfg.resolution)
-    optimizer = module.make_optimizer(module.denoiser.network.parameters())
-    module.make_lr_scheduler(optimizer)
+    module.configure_optimizers()
     build.build_data(cfg)
 
 

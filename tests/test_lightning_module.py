@@ -52,6 +52,23 @@ def test_adafactor_trains():
     assert any(not torch.equal(after, initial) for after, initial in pairs)
 
 
+def test_weight_decay_pulls_at_the_network_alone_and_not_at_what_the_loss_learns():
+    module = build.build_module(
+        compose("train", [*TOY, "weighting=uncertainty", "optimizer=adamw", "optimizer.weight_decay=0.5"])
+    )
+    optimizer = module.configure_optimizers()["optimizer"]
+    network, learned = optimizer.param_groups
+    assert [group["weight_decay"] for group in (network, learned)] == [0.5, 0.0]
+    for parameter in [*module.denoiser.network.parameters(), *module.loss.parameters()]:
+        parameter.data.fill_(1.0)
+        parameter.grad = torch.zeros_like(parameter)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1  # the warm-up begins with none
+    optimizer.step()
+    assert all((parameter == 1.0).all() for parameter in module.loss.parameters())
+    assert all((parameter < 1.0).all() for parameter in module.denoiser.network.parameters())
+
+
 def test_export_is_the_average_on_the_cpu():
     module = build.build_module(compose("train", TOY))
     state = module.state_to_export()

@@ -49,7 +49,7 @@ class DiffusionModule(lightning.LightningModule):
         loss: DiffusionLoss,
         ema: EMA,
         stage: Stage,
-        make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        make_optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
         make_lr_scheduler: Callable[[Optimizer], LRScheduler],
         *,
         seed: int,
@@ -100,7 +100,11 @@ class DiffusionModule(lightning.LightningModule):
         self.ema.update(self.denoiser.network, self.trainer.global_step + 1)  # the trainer counts after this hook
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer([*self.denoiser.network.parameters(), *self.loss.parameters()])
+        """What the loss learns is a group of its own, without weight decay, which would pull it to where it began."""
+        groups: list[dict[str, Any]] = [{"params": list(self.denoiser.network.parameters())}]
+        if learned := list(self.loss.parameters()):
+            groups.append({"params": learned, "weight_decay": 0.0})
+        optimizer = self.make_optimizer(groups)
         scheduler = self.make_lr_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

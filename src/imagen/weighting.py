@@ -99,7 +99,7 @@ class Uncertainty(Weighting):
     For a given error the loss is least where ``e^u`` is the EDM-weighted error at that log-SNR, and is 1 + u there: it
     falls below zero, and cannot be compared with another weighting's. u is linear in ``num_features`` fixed cosines and
     sines of log-SNR, whose frequencies are quantiles of the normal law that EDM2 draws its own from, and starts at 0.
-    Not part of the denoiser: trained and checkpointed, but neither averaged nor exported.
+    Not part of the denoiser: trained (without weight decay) and checkpointed, but neither averaged nor exported.
     """
 
     frequencies: Float[Tensor, " f"]
