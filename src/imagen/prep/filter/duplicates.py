@@ -5,13 +5,11 @@ One pass over 32 bytes a sample; every shard then gets its part of the verdicts.
 
 import io
 import itertools
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int, UInt8, UInt64
+from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
 from imagen.errors import UserError
 from imagen.files import Location, atomic_write, names_in
@@ -76,9 +74,10 @@ def duplicates(candidates: Candidates, limits: Limits) -> Bool[np.ndarray, " n"]
     groups = near(candidates.phash, limits.distance) if limits.distance else candidates.phash
     copies = np.zeros(len(groups), dtype=bool)
     left = np.lexsort((-candidates.pixels, groups))
+    leads = _leads(groups[left])
+    left = left[~(leads & np.append(leads[1:], True))]  # most are alone: they cost no more memory from here on
     while len(left):
-        group = groups[left]
-        leads = np.concatenate(([True], group[1:] != group[:-1]))
+        leads = _leads(groups[left])
         leader = np.maximum.accumulate(np.where(leads, np.arange(len(left)), 0))
         others = np.flatnonzero(~leads)
         apart = candidates.colours[left[others]].astype(np.int16) - candidates.colours[left[leader[others]]]
@@ -86,6 +85,11 @@ def duplicates(candidates: Candidates, limits: Limits) -> Bool[np.ndarray, " n"]
         copies[left[others[same]]] = True
         left = left[others[~same]]  # of another colour: the first of these leads the next round
     return copies
+
+
+def _leads(groups: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Which of sorted groups' members are the first of theirs."""
+    return np.append(True, groups[1:] != groups[:-1])[: len(groups)]
 
 
 def near(phash: UInt64[np.ndarray, " n"], distance: int) -> Int[np.ndarray, " n"]:
@@ -133,16 +137,17 @@ def verdicts(reports: Location, marks: dict[str, Mark], limits: Limits) -> dict[
 
 def _merge(reports: Location, marks: dict[str, Mark], limits: Limits) -> UInt8[np.ndarray, " n"]:
     """Read the columns of every shard, judge, and lay the verdicts out in the order of all samples."""
-    total = sum(mark.count for mark in marks.values())
-    stays = np.zeros(total, dtype=bool)
-    parts, begin = [], 0
-    for shard, mark in marks.items():
+    stays: list[Bool[np.ndarray, " n"]] = []
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in Candidates.__annotations__}
+    for shard in marks:
         alive, part = _candidates(table_path(reports, shard))
-        stays[begin : begin + mark.count] = alive
-        parts.append(part)
-        begin += mark.count
-    verdict = np.zeros(total, dtype=np.uint8)
-    verdict[stays] = judge(_joined(parts), limits)
+        stays.append(alive)
+        for name, column in columns.items():
+            column.append(getattr(part, name))
+    # one column after the other, so that never more than one of them is there twice
+    candidates = Candidates(**{name: np.concatenate(columns.pop(name)) for name in list(columns)})
+    verdict = np.zeros(sum(mark.count for mark in marks.values()), dtype=np.uint8)
+    verdict[np.concatenate(stays)] = judge(candidates, limits)
     return verdict
 
 
@@ -162,10 +167,3 @@ def _candidates(path: Location) -> tuple[Bool[np.ndarray, " n"], Candidates]:
 
 def _bytes(column: pa.ChunkedArray) -> bytes:
     return b"".join(column.to_pylist())
-
-
-def _joined(parts: Sequence[Candidates]) -> Candidates:
-    fields: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in Candidates.__annotations__
-    }
-    return Candidates(**fields)
