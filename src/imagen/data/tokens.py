@@ -6,6 +6,7 @@ itself how it is coded, so that a reader needs no setting, and members of differ
 """
 
 import base64
+import functools
 import hashlib
 import json
 
@@ -101,9 +102,13 @@ def tokens_caption_hash(member: bytes) -> str:
 
 
 def member_bytes(tokens: int, width: int, storage: str) -> int:
-    """How long a member of so many tokens is: about ``tokens * width`` bytes, or twice that, and a header."""
-    empty = pack(code(torch.zeros(1, 1), storage), caption_hash(""))
-    return len(empty) + tokens * (width + 2 if storage == "int8" else 2 * width)
+    """How long a member of so many tokens is, but for a few digits in its header."""
+    return _header_bytes(storage) + tokens * (width + 2 if storage == "int8" else 2 * width)
+
+
+@functools.cache
+def _header_bytes(storage: str) -> int:
+    return len(pack(code(torch.zeros(0, 1), storage), caption_hash("")))
 
 
 def tar_bytes(member: int) -> int:
