@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from imagen.data import pixels
+from imagen.data.pixels import cover, open_picture, open_window
 
 
 def encoded(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -197,3 +198,69 @@ def test_what_lies_sideways():
     assert turned == list(pixels._UPRIGHT)[3:]  # tags 5 to 8
     assert not pixels.lies_sideways(None)
     assert not pixels.lies_sideways("turned by 90, or so")
+
+
+def jpeg(width: int, height: int, subsampling: int = 2, mode: str = "RGB", **options) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    drawn = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+    drawn.save(content, "JPEG", quality=90, subsampling=subsampling, **options)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("corner", [(0, 0), (37, 64), (64, 11)])
+@pytest.mark.parametrize("size", [(160, 128), (128, 128), (128, 200)])
+def test_a_window_of_a_jpeg_is_that_of_the_whole(subsampling: int, corner: tuple[int, int], size: tuple[int, int]):
+    data = jpeg(*size, subsampling)
+    window = (slice(corner[0], corner[0] + 64), slice(corner[1], corner[1] + 64))
+    part = open_window(data, (128, 128), None, 0.3, window)
+    assert part is not None
+    assert np.array_equal(part, cover(open_picture(data), 128, 128, 0.3)[window])
+
+
+WINDOW = (slice(0, 64), slice(0, 64))
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        (jpeg(160, 144), (128, 128), None, WINDOW),  # to be shrunk first
+        (jpeg(128, 128, mode="L"), (128, 128), None, WINDOW),
+        (jpeg(128, 128), (128, 128), "Rotated 90 CW", WINDOW),
+        (jpeg(128, 128), (128, 128), None, (slice(0, 128), slice(0, 128))),  # the whole
+        (b"\x89PNG", (128, 128), None, WINDOW),
+    ],
+)
+def test_what_has_no_window_of_its_own(refused):
+    data, shape, orientation, window = refused
+    assert open_window(data, shape, orientation, 0.5, window) is None
+
+
+def test_a_turned_jpeg_has_no_window():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert open_window(jpeg(128, 128, exif=exif), (128, 128), None, 0.5, WINDOW) is None
+
+
+def test_a_damaged_jpeg_says_so():
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        open_window(jpeg(128, 128)[:200], (128, 128), None, 0.5, WINDOW)
+
+
+def test_the_codec_shrinks_no_further_than_asked():
+    data = jpeg(512, 384)
+    whole, drafted = open_picture(data), open_picture(data, least=64)
+    assert drafted.size == (128, 96)
+    near = np.asarray(whole.reduce(4)).astype(int) - np.asarray(drafted)
+    assert np.abs(near).mean() < 4
+
+
+@pytest.mark.parametrize(("size", "shape"), [((96, 64), (16, 24)), ((100, 50), (25, 25)), ((70, 90), (30, 20))])
+def test_any_shape_is_covered_without_squashing(size: tuple[int, int], shape: tuple[int, int]):
+    across, down = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    ramps = np.stack([across, down, 0 * down], axis=-1).astype(np.uint8)
+    small = cover(Image.fromarray(ramps), *shape).astype(float)
+    assert small.shape == (*shape, 3)
+    steps = np.diff(small[:, :, 0], axis=1)[:, 1:-1].mean(), np.diff(small[:, :, 1], axis=0)[1:-1].mean()
+    assert steps[0] == pytest.approx(steps[1], rel=0.05)

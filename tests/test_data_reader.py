@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from imagen.data import reader
-from imagen.data.reader import Decode, Raw, ReadShards
+from imagen.data.reader import Decode, Raw
 from imagen.data.shards import caption_hash, dump_tokens, write_tar
-from imagen.data.stream import Crop, Fault, Piece, Sample, Shard
+from imagen.data.stream import Crop, Fault, Sample, Shard
 
 FINGERPRINT = small_set.ENCODER.fingerprint()
 
@@ -36,8 +36,11 @@ def read(made: Shard) -> list[Raw]:
 
 
 def decode(raw: Raw, resolution: int = 8, random_crop: bool = False, epoch: int = 0) -> Sample | Fault:
-    stage = Decode(resolution, width=8, random_crop=random_crop, seed=0, crop=Crop(resolution, False, 0))
-    return next(iter(stage([(epoch, raw)])))
+    stage = Decode(resolution, 8, random_crop, 0, Crop(resolution, False, 0), False)
+    try:
+        return stage.sample(epoch, raw)
+    except ValueError as error:
+        return Fault(raw.shard, raw.key, str(error))
 
 
 def fits(raw: Raw) -> bool:
@@ -165,25 +168,6 @@ def test_a_sidecar_of_another_encoder_is_not_read(tmp_path: Path, caplog: pytest
     raws = list(reader.read_shard(made, FINGERPRINT | {"width": 9}))
     assert [raw.tokens for raw in raws] == [None, None]
     assert "another encoder" in caplog.text
-
-
-def test_small_shards_are_read_from_disk_once(tmp_path: Path):
-    made = small(tmp_path, 6)
-    pieces = [Piece(made, epoch, epoch % 2, 2) for epoch in range(4)]
-    keys = [["00000", "00002", "00004"], ["00001", "00003", "00005"]] * 2
-    for megabytes in (0, 2**20):
-        stage = ReadShards(FINGERPRINT, megabytes)
-        pairs = list(stage(pieces))
-        assert [[raw.key for number, raw in pairs if number == epoch] for epoch in range(4)] == keys
-    made.images.unlink()
-    assert len(list(stage(pieces))) == 12
-
-
-def test_the_cache_keeps_its_limit(tmp_path: Path):
-    made = small(tmp_path, 6)
-    stage = ReadShards(FINGERPRINT, 1000)
-    list(stage([Piece(made, 0, 0, 1)]))
-    assert not stage._cache
 
 
 def test_a_sample():

@@ -1,5 +1,6 @@
 import io
 import json
+import random
 import tarfile
 from itertools import chain
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 import small_set
 import torch
 from PIL import Image
+from upath import UPath
 
 from imagen.data.shards import stats_path, text_folder
-from imagen.data.webdataset import WebDatasetModule
+from imagen.data.webdataset import ResampledWebDataset, WebDatasetModule
 from imagen.errors import UserError
 from imagen.text_encoder import Hash
 
@@ -104,18 +106,47 @@ def test_validation_is_every_picture_in_order(root: Path):
     assert len(loader) == 3
 
 
-@pytest.mark.filterwarnings(
-    "ignore:This DataLoader will create:UserWarning"
-)  # of more workers than this machine has cores
-@pytest.mark.parametrize(("workers", "epoch"), [(2, 3), (3, 6)])  # 4 shares: by shard; 6 shares, 5 shards: by sample
-def test_ranks_and_workers_share_the_set(root: Path, workers: int, epoch: int):
-    train, val = [], []
-    for rank in range(2):
-        module = build(root, trainer=place(rank, 2), num_workers=workers, batch_size=2)
-        train.append(set(keys(take(module.train_dataloader(), epoch * workers))))
-        val.append(keys(list(module.val_dataloader())))
-    assert not train[0] & train[1]  # all from the first epoch of every share
-    assert sorted(val[0] + val[1]) == every_key(9)
+MORE_THAN_CORES = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+STEPS = 30  # 3 epochs of 10 global batches
+
+
+def global_batches(root: Path, world: int, workers: int, start: int = 0, steps: int = STEPS, **changed) -> list:
+    """The keys of each global batch, as ranks with workers read it."""
+    ranks = []
+    for rank in range(world):
+        module = build(root, trainer=place(rank, world, start), num_workers=workers, batch_size=6, **changed)
+        ranks.append(take(module.train_dataloader(), steps))
+    return [keys(sorted(parts, key=lambda part: part.place.first)) for parts in zip(*ranks, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def unstopped(root: Path) -> list:
+    return global_batches(root, 1, 0)
+
+
+@MORE_THAN_CORES
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_every_sample_once_an_epoch_on_any_ranks_and_workers(root: Path, unstopped: list, world: int, workers: int):
+    made = global_batches(root, world, workers)
+    assert made == unstopped
+    per_epoch = -(-TOTAL // 6)
+    for epoch in range(STEPS // per_epoch):
+        assert sorted(chain(*made[epoch * per_epoch : (epoch + 1) * per_epoch])) == every_key()
+
+
+@MORE_THAN_CORES
+@pytest.mark.parametrize("number", range(20))
+def test_stopped_anywhere_it_goes_on_on_other_ranks_and_workers(root: Path, unstopped: list, number: int):
+    rng = random.Random(number)
+    stop, world, workers = rng.randrange(1, STEPS - 4), rng.choice([1, 2, 3]), rng.choice([0, 0, 2, 3])
+    assert global_batches(root, world, workers, stop, 4) == unstopped[stop : stop + 4]
+
+
+def test_ranks_share_validation(root: Path):
+    val = [list(build(root, trainer=place(rank, 2), batch_size=2).val_dataloader()) for rank in range(2)]
+    assert sorted(keys(val[0]) + keys(val[1])[:-1]) == every_key(9)  # nine: the last of rank 1 counts nothing
+    assert [batch.place.count for batch in val[1]] == [1, 1, 1, 1, 1][: len(val[1])] or val[0][-1].place.count == 0
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
@@ -125,15 +156,6 @@ def test_workers_started_in_any_way_read_the_same(root: Path, method: str):
         return keys(take(module.train_dataloader(), 4))
 
     assert read(method) == read("fork")
-
-
-def test_one_shard_is_enough_for_many(tmp_path: Path):
-    small_set.write_split(tmp_path, "train", [12])
-    small_set.write_split(tmp_path, "val", [4])
-    modules = [build(tmp_path, trainer=place(rank, 4), batch_size=4) for rank in range(4)]
-    epochs = [[keys(take(module.train_dataloader(), 6))[i : i + 3] for i in (0, 3)] for module in modules]
-    for epoch in range(2):
-        assert sorted(chain(*(shares[epoch] for shares in epochs))) == every_key(12)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -312,9 +334,70 @@ def test_flips_are_off_unless_asked_for(tmp_path: Path):
         assert flags == {key: flip and key != "00001" for key in every_key()}
 
 
-def test_a_shuffle_buffer_of_nothing_is_refused(root: Path):
+def test_a_window_or_a_shuffle_buffer_of_nothing_is_refused(root: Path):
+    with pytest.raises(UserError, match=r"data.window=0"):
+        build(root, window=0)
     with pytest.raises(UserError, match=r"data.shuffle_buffer=0"):
-        build(root, shuffle_buffer=0)
+        resampled(root, shuffle_buffer=0)
+
+
+def resampled(root: Path, **changed) -> ResampledWebDataset:
+    options = small_set.options(root, **({"shuffle_buffer": 8} | changed))
+    module = ResampledWebDataset(small_set.ENCODER, **options)
+    module.setup()
+    return module
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resampled_shards_give_full_batches_for_ever(root: Path, workers: int):
+    batches = take(resampled(root, num_workers=workers).train_dataloader(), 40)
+    assert {len(batch) for batch in batches} == {4}
+    assert set(keys(batches)) <= set(every_key())
+    assert keys(list(resampled(root).val_dataloader())) == every_key(9)
+
+
+def test_captions_are_encoded_online_where_asked(root: Path, tmp_path: Path):
+    online, stored = (build(root, text=text) for text in ("online", None))
+    for ours, theirs in zip(take(online.train_dataloader(), 3), take(stored.train_dataloader(), 3), strict=True):
+        assert ours.key == theirs.key
+        torch.testing.assert_close(ours.text.tokens, theirs.text.tokens, atol=1e-3, rtol=1e-3)
+        assert torch.equal(ours.text.mask, theirs.text.mask)
+    assert online.text_fingerprint == stored.text_fingerprint
+    without = build(root, encoder=OTHER, text="online")  # no sidecar is asked for
+    assert next(iter(without.val_dataloader())).text.tokens.shape[2] == 12
+
+
+def test_shards_of_shapes_make_batches_of_one_shape(tmp_path: Path):
+    shapes = {"00000": (8, 8), "00001": (8, 12), "00002": (12, 8)}
+
+    def cut(shard: int, members: small_set.Members) -> small_set.Members:
+        height, width = shapes[f"{shard:05}"]
+        made = io.BytesIO()
+        Image.new("RGB", (width, height)).save(made, "PNG")
+        return [(name, made.getvalue() if name.endswith(".png") else content) for name, content in members]
+
+    for split in ("train", "val"):
+        small_set.write_split(tmp_path, split, [5, 6, 7], images=cut)
+        for stats in (tmp_path / split / "images-8").glob("*_stats.json"):
+            said = json.loads(stats.read_text())
+            stats.write_text(json.dumps(said | {"shape": shapes[stats.name[:5]]}))
+    batches = take(build(tmp_path).train_dataloader(), 6)
+    assert sorted(keys(batches)) == every_key(18)
+    assert {tuple(batch.image.shape[2:]) for batch in batches} == set(shapes.values())
+    halved = take(build(tmp_path, resolution=4, images="images-8").train_dataloader(), 6)
+    assert {tuple(batch.image.shape[2:]) for batch in halved} == {(4, 4), (4, 6), (6, 4)}
+    with pytest.raises(UserError, match=r"data.resolution=3: pictures of 12 x 8 .* whole pixels"):
+        build(tmp_path, resolution=3)
+
+
+def test_a_set_behind_a_url(root: Path):
+    bucket = UPath("memory://bucket")
+    for file in root.rglob("*.*"):
+        (bucket / str(file.relative_to(root))).write_bytes(file.read_bytes())
+    here, there = build(root), build("memory://bucket")  # type: ignore[arg-type]
+    for ours, theirs in zip(take(here.train_dataloader(), 12), take(there.train_dataloader(), 12), strict=True):
+        assert ours.key == theirs.key
+        assert torch.equal(ours.image, theirs.image)
 
 
 def test_pictures_are_not_reordered_within_the_sample(root: Path):

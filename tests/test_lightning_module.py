@@ -34,6 +34,15 @@ def test_two_accumulated_halves_equal_the_whole():
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
 
 
+def test_uneven_parts_of_a_short_batch_equal_the_whole():
+    smooth = ("optimizer.eps=1.0e-3", "batch_size=150", "max_steps=2")  # 196 pictures: 150, then 46
+    whole, _ = fit(*smooth)
+    thirds, trainer = fit(*smooth, "trainer.accumulate_grad_batches=3")  # 15, 15 and 16 of them
+    assert trainer.global_step == 2
+    for one, two in zip(whole.parameters(), thirds.parameters(), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+
+
 def test_only_the_network_is_trained_and_the_average_follows_it():
     module, _ = fit("ema.decay=0.5")
     trained = {id(p) for group in module.trainer.optimizers[0].param_groups for p in group["params"]}

@@ -1,5 +1,6 @@
 """A trained cascade measured on the data set it was trained on, and its sheet: what ``evaluate.py`` calls."""
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from imagen import build
 from imagen.cascade import Cascade
-from imagen.data.reader import Decode, read_shard
+from imagen.data.reader import read_shard
 from imagen.data.shards import SPLITS
 from imagen.data.stream import Crop
 from imagen.data.webdataset import WebDatasetModule
@@ -84,8 +85,7 @@ def read_set(data: LightningDataModule) -> PictureSet:
     if not isinstance(data, WebDatasetModule):
         raise UserError(f"data={type(data).__name__} is not read from shards: there is no set to measure against")
     data.setup()
-    whole = Crop(data.resolution, False, data.seed)
-    decode = Decode(data.resolution, data.encoder.width, False, data.seed, whole)
+    decode = dataclasses.replace(data.decode("val"), crop=Crop(None, False, data.seed))
     images: list[Tensor] = []
     captions: list[str] = []
     rows: dict[str, list[int]] = {}

@@ -69,30 +69,26 @@ class DiffusionModule(lightning.LightningModule):
         if channels_last:
             self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def address(self, count: int, batch_idx: int) -> TrainingAddress:
-        """Rows of this rank's micro-batch in the global batch: micro-batches in order, ranks side by side in each."""
-        accumulate = self.trainer.accumulate_grad_batches
-        first = (batch_idx % accumulate * self.trainer.world_size + self.global_rank) * count
-        global_count = count * self.trainer.world_size * accumulate
-        return TrainingAddress(self.seed, self.trainer.global_step, first, count, global_count, self.device)
+    def address(self, batch: Batch, step: int) -> TrainingAddress:
+        """The draws of a local batch: those of its rows of the global batch."""
+        return TrainingAddress(self.seed, step, batch.place.first, len(batch), batch.place.total, self.device)
 
     def on_fit_start(self) -> None:
         share_null_text(self, self.trainer.strategy.broadcast)
         check_null_text(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.loss(self.denoiser, batch, self.address(len(batch), batch_idx), training=True)
+        loss = self.loss(self.denoiser, batch, self.address(batch, self.trainer.global_step), training=True)
         mean = loss.per_example.mean()
         self.log("train/loss", mean.detach(), batch_size=len(batch))
-        return mean
+        # ranks and micro-batches are averaged as equals, however many rows each has
+        return mean * batch.place.share(self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """The averaged network's loss, at noise and noise levels fixed for every rank and batch for the whole run."""
-        first, global_count = self.global_rank * len(batch), self.trainer.world_size * len(batch)
-        step = VALIDATION_STEP - batch_idx
-        address = TrainingAddress(self.seed, step, first, len(batch), global_count, self.device)
+        address = self.address(batch, VALIDATION_STEP - batch_idx)
         loss = self.loss(self.stage.denoiser, batch, address, training=False)
-        self.log("val/loss", loss.per_example.mean(), batch_size=len(batch), sync_dist=True, on_epoch=True)
+        self.log("val/loss", loss.per_example.mean(), batch_size=batch.place.count, sync_dist=True, on_epoch=True)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -9,7 +9,7 @@ Ranges: pictures are uint8 in 0..255 outside the loss and float in [-1, 1] insid
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -95,11 +95,33 @@ class Conditioning:
         )
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which rows of its step's global batch a local batch holds: ``first`` to ``first + count - 1`` of ``total``.
+
+    ``full`` rows make a whole global batch; the last of an epoch may have fewer. ``count`` is 0 where that left a rank
+    none: its local batch then has one row, which counts nothing.
+    """
+
+    first: int
+    count: int
+    total: int
+    full: int
+
+    def share(self, parts: int) -> float:
+        """What a local mean is weighed with, so that the mean over a step's ``parts`` is its rows' sum over ``full``.
+
+        So every sample counts the same over an epoch, in whatever batch and on whatever rank it is.
+        """
+        return self.count * parts / self.full
+
+
 @dataclass
 class Batch:
     """One local batch as the loader hands it over.
 
     Pixels stay uint8 until they are on the device. ``can_flip`` is False where a caption speaks of left or right.
+    ``place`` is where its rows lie in the global batch, by default all there are.
     """
 
     image: UInt8[Tensor, "b 3 h w"]
@@ -107,6 +129,11 @@ class Batch:
     can_flip: Bool[Tensor, " b"]
     key: list[str]
     caption: list[str]
+    place: Place = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.place is None:
+            self.place = Place(0, len(self), len(self), len(self))
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -114,12 +141,12 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on ``device``; pinned memory crosses without the host waiting."""
         image, can_flip = (tensor.to(device, non_blocking=True) for tensor in (self.image, self.can_flip))
-        return Batch(image, self.text.to(device), can_flip, self.key, self.caption)
+        return replace(self, image=image, text=self.text.to(device), can_flip=can_flip)
 
     def pin_memory(self) -> "Batch":
         """The batch in pinned memory, as DataLoader asks for on its way to a GPU."""
         text = TextEmbedding(*(part.pin_memory() for part in (self.text.tokens, self.text.mask, self.text.absent)))
-        return Batch(self.image.pin_memory(), text, self.can_flip.pin_memory(), self.key, self.caption)
+        return replace(self, image=self.image.pin_memory(), text=text, can_flip=self.can_flip.pin_memory())
 
 
 @dataclass

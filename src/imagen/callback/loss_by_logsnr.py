@@ -7,6 +7,7 @@ import lightning
 import torch
 
 from imagen.loss import Loss
+from imagen.types import Batch
 
 
 class LossByLogSNR(lightning.Callback):
@@ -25,8 +26,16 @@ class LossByLogSNR(lightning.Callback):
         self._totals = torch.zeros(len(self.edges) - 1, 2, device=pl_module.device)  # sum of losses, count
 
     def on_validation_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Loss, *args: Any, **kwargs: Any
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Loss,
+        batch: Batch,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
+        if not batch.place.count:
+            return
         inner = torch.tensor(self.edges[1:-1], device=outputs.logsnr.device)
         rows = torch.stack([outputs.per_example, torch.ones_like(outputs.per_example)], dim=1)
         self._totals.index_add_(0, torch.bucketize(outputs.logsnr, inner), rows)

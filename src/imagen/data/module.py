@@ -14,17 +14,9 @@ import torch
 from torch.utils.data import DataLoader
 from webdataset.pipeline import DataPipeline
 
-from imagen.data.stream import (
-    Batches,
-    Crop,
-    Delivery,
-    Fault,
-    Order,
-    Shard,
-    as_it_is,
-    batch_count,
-    leave_signals_to_the_trainer,
-)
+from imagen.data.order import Deal, GlobalOrder
+from imagen.data.parts import Decode, Read, ReadParts
+from imagen.data.stream import Crop, Delivery, Fault, Shard, as_it_is, leave_signals_to_the_trainer
 from imagen.errors import UserError
 from imagen.text_encoder import TextEncoder
 from imagen.types import Batch
@@ -74,18 +66,25 @@ class Unfit:
 class Loader:
     """Deliveries of a DataLoader into batches, faults told to ``unfit``; ``length`` in batches, None if endless.
 
-    ``deliveries`` is asked at each iteration, so that an endless stream goes on where the trainer is.
+    ``deliveries`` is asked at each iteration, so that an endless stream goes on where the trainer is. ``complete`` is
+    what each batch then goes through in the trainer's own process.
     """
 
-    def __init__(self, deliveries: Callable[[], Iterable[Delivery]], unfit: Unfit, length: int | None) -> None:
-        self._deliveries, self._unfit, self._length = deliveries, unfit, length
+    def __init__(
+        self,
+        deliveries: Callable[[], Iterable[Delivery]],
+        unfit: Unfit,
+        length: int | None,
+        complete: Callable[[Batch], Batch],
+    ) -> None:
+        self._deliveries, self._unfit, self._length, self._complete = deliveries, unfit, length, complete
 
     def __iter__(self) -> Iterator[Batch]:
         for batch, faults in self._deliveries():
             self._unfit.add(len(batch or ()), faults)
             if batch is None:
                 raise self._unfit.error(f"no fit sample among {len(faults)} in a row")
-            yield batch
+            yield self._complete(batch)
 
     def __len__(self) -> int:
         if self._length is None:
@@ -104,10 +103,10 @@ def kill_workers() -> None:
 class StreamModule(lightning.LightningDataModule, ABC):
     """A set of captioned pictures as endless training batches and finite validation batches.
 
-    ``batch_size`` is the global one: a rank's batch is ``batch_size / (ranks x accumulated batches)``. Every picture
-    comes once an epoch with one rank and no workers; more of them keep epochs of their own. Resumed training gets
-    exactly the batches that it would have got, if ranks and workers are as many. Pictures are read at ``resolution``;
-    of each, training sees a random square of ``crop`` pixels, validation the middle one; None: the whole of it.
+    ``batch_size`` is the global one: a rank's batch is ``batch_size / (ranks x accumulated batches)``. Every sample
+    comes once an epoch, in an order that neither ranks nor workers change (``imagen.data.order``, which tells of
+    ``window``); a resumed training goes on where it was. Pictures are read at ``resolution``; of each, training sees a
+    random square of ``crop`` pixels, validation the middle one; None: the whole of it.
     """
 
     text_fingerprint: dict[str, Any]
@@ -124,6 +123,7 @@ class StreamModule(lightning.LightningDataModule, ABC):
         num_workers: int,
         multiprocessing_context: str | None,
         flip: bool,
+        window: int,
         max_unfit: float,
     ) -> None:
         super().__init__()
@@ -132,8 +132,10 @@ class StreamModule(lightning.LightningDataModule, ABC):
         methods = multiprocessing.get_all_start_methods()
         if multiprocessing_context not in (None, *methods):
             raise UserError(f"data.multiprocessing_context={multiprocessing_context} must be null or one of {methods}")
+        if window < 1:
+            raise UserError(f"data.window={window} must be at least 1: so many shards are shuffled together")
         self.encoder, self.resolution, self.batch_size, self.seed = encoder, resolution, batch_size, seed
-        self.crop = resolution if crop is None else crop
+        self.crop, self.window = crop, window
         self.num_workers, self.multiprocessing_context, self.flip = num_workers, multiprocessing_context, flip
         self.shards, self.unfit, self._max_unfit = {}, {}, max_unfit
         self._loaded = 0
@@ -143,48 +145,64 @@ class StreamModule(lightning.LightningDataModule, ABC):
         """Find the samples, ``shards`` of train and val, and check all that can be checked before the first step."""
 
     @abstractmethod
-    def stages(self, split: str, order: Order) -> list[Callable[..., Any]]:
-        """What lies between the order of a split and its batches; picklable."""
+    def reading(self, split: str) -> tuple[Read, Decode]:
+        """How the samples of a split are read, and how they are decoded; both picklable."""
+
+    def training_stages(self, start: int) -> list[Callable[..., Any]]:
+        """The training pipeline from local batch ``start`` on; picklable."""
+        order = GlobalOrder(self.shards["train"], self.seed, self.batch_size, self.window, True)
+        return [Deal(order, *self._ranks(), self._accumulated(), start, True), self._reader("train", order)]
+
+    def complete(self, batch: Batch) -> Batch:
+        """What is done to each batch in the trainer's own process: by default nothing."""
+        return batch
 
     def crop_of(self, split: str) -> Crop:
         """What is taken of each picture of a split."""
         return Crop(self.crop, split == "train", self.seed)
 
     def train_dataloader(self) -> Loader:
-        self._check("train", max(1, self.num_workers))
-        return Loader(lambda: self._open("train", self.num_workers, self._start()), self._unfit_of("train"), None)
+        self._local_batch()
+
+        def deliveries() -> DataLoader:
+            return self._open(self.training_stages(self._start() * self._accumulated()), self.num_workers)
+
+        return Loader(deliveries, self._unfit_of("train"), None, self.complete)
 
     def val_dataloader(self) -> Loader:
-        self._check("val", 1)
-        workers = min(1, self.num_workers)  # more would each make a partial batch
-        opened = self._open("val", workers, 0)
-        return Loader(lambda: opened, self._unfit_of("val"), self._val_batches())
+        rank, world = self._ranks()
+        # what fits the memory in training does so here
+        order = GlobalOrder(self.shards["val"], self.seed, self._local_batch() * world, self.window, False)
+        stages = [Deal(order, rank, world, 1, 0, False), self._reader("val", order)]
+        opened = self._open(stages, min(1, self.num_workers), persistent=True)
+        return Loader(lambda: opened, self._unfit_of("val"), order.batches, self.complete)
 
     def state_dict(self) -> dict[str, Any]:
-        """The local batches that the trainer has had, and the layout that they were dealt out in."""
-        return {"batches": self._start(), "layout": self._layout()}
+        """The global batches that the trainer has had, and what their order is a function of."""
+        return {"batches": self._start(), "order": self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict["batches"]
-        then, now = state_dict["layout"], self._layout()
+        then, now = state_dict["order"], self._order()
         if then != now:
             log.warning("resumed with %s instead of %s: from here on the pictures come in another order", now, then)
 
+    def _order(self) -> dict[str, int]:
+        samples = sum(shard.count for shard in self.shards["train"])
+        return {"samples": samples, "batch_size": self.batch_size, "seed": self.seed, "window": self.window}
+
     def _start(self) -> int:
         # the trainer's own count is the truth: workers are ahead of it, and so is Lightning's prefetching
-        if self.trainer is None:
-            return self._loaded
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return self._loaded if self.trainer is None else self.trainer.global_step
 
     def _ranks(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _layout(self) -> dict[str, int]:
-        return {"ranks": self._ranks()[1], "workers": self.num_workers, "batch": self._local_batch()}
+    def _accumulated(self) -> int:
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
 
     def _local_batch(self) -> int:
-        world = self._ranks()[1]
-        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        world, accumulated = self._ranks()[1], self._accumulated()
         local, rest = divmod(self.batch_size, world * accumulated)
         if rest or not local:
             raise UserError(
@@ -193,38 +211,24 @@ class StreamModule(lightning.LightningDataModule, ABC):
             )
         return local
 
-    def _total(self, split: str) -> int:
-        return sum(shard.count for shard in self.shards[split])
-
-    def _val_batches(self) -> int:
-        return batch_count(self._total("val"), self._ranks()[1], self._local_batch())
-
     def _unfit_of(self, split: str) -> Unfit:
-        return self.unfit.setdefault(split, Unfit(self._total(split), self._max_unfit))
+        total = sum(shard.count for shard in self.shards[split])
+        return self.unfit.setdefault(split, Unfit(total, self._max_unfit))
 
-    def _check(self, split: str, workers: int) -> None:
-        self._local_batch()
-        total, world = self._total(split), self._ranks()[1]
-        if total < world * workers:
-            raise UserError(
-                f"the {split} split has {total} picture(s), fewer than {world} process(es) x {workers} worker(s): "
-                "use fewer of them"
-            )
+    def _reader(self, split: str, order: GlobalOrder) -> ReadParts:
+        return ReadParts(order, *self.reading(split), self.flip)
 
-    def _open(self, split: str, workers: int, start: int) -> DataLoader:
+    def _open(self, stages: list[Callable[..., Any]], workers: int, persistent: bool = False) -> DataLoader:
         if workers:
             Finalize(None, kill_workers, exitpriority=0)
-        training = split == "train"
-        order = Order(self.shards[split], self.seed, *self._ranks(), self._local_batch(), start, training)
-        batches = Batches(self._local_batch(), self.flip, None if training else self._val_batches())
         return DataLoader(
-            DataPipeline(order, *self.stages(split, order), batches),  # type: ignore[arg-type]
+            DataPipeline(*stages),  # type: ignore[arg-type]
             batch_size=None,
             collate_fn=as_it_is,
             worker_init_fn=leave_signals_to_the_trainer,
             num_workers=workers,
             multiprocessing_context=self.multiprocessing_context if workers else None,
-            persistent_workers=workers > 0 and not training,  # the training stream is opened once
+            persistent_workers=workers > 0 and persistent,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from, and so change, the global random state
         )

@@ -1,4 +1,4 @@
-"""Shards into samples: two tars joined by key, and the few known fields decoded by hand.
+"""Shards from end to end: two tars joined by key, and the few known fields decoded by hand.
 
 A picture, its caption and its json are the only members of a tar that are ever looked into, and safetensors those of
 its sidecar; a pickle beside them is passed over.
@@ -10,23 +10,30 @@ import logging
 import random
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
 from imagen.data import pixels
-from imagen.data.shards import ENCODER_MEMBER, TOKENS_SUFFIX, caption_hash, load_tokens
-from imagen.data.stream import Crop, Fault, Piece, Sample, Shard
+from imagen.data.index import PICTURE_FIELDS
+from imagen.data.shards import ENCODER_MEMBER, TOKENS_SUFFIX, open_tar
+from imagen.data.stream import Crop, Sample, Shard
+from imagen.data.tokens import caption_hash, load_tokens
+from imagen.files import Location
 from imagen.randomness import seed_of
 
 log = logging.getLogger(__name__)
 
-_FIELDS = {"png": "picture", "jpg": "picture", "jpeg": "picture", "webp": "picture", "txt": "caption", "json": "info"}
-
 
 @dataclass(slots=True)
 class Raw:
-    """One sample as bytes; None where the tars lack it."""
+    """One sample as bytes, None where the tars lack it; ``fault`` says so where they could not even be read.
+
+    ``shape`` is its shard's.
+    """
 
     shard: str
     key: str
@@ -34,49 +41,19 @@ class Raw:
     caption: bytes | None = None
     info: bytes | None = None
     tokens: bytes | None = None
+    fault: str | None = None
+    shape: tuple[int, int] | None = None
 
-    def __len__(self) -> int:
-        return sum(len(part) for part in (self.picture, self.caption, self.info, self.tokens) if part)
 
+def read_shard(shard: Shard, fingerprint: dict[str, Any] | None) -> Iterator[Raw]:
+    """``shard.count`` samples in the order in which both halves of each were met, those without text last.
 
-@dataclass
-class ReadShards:
-    """Pieces into (epoch, raw sample) pairs; shards stay in memory until ``cache_bytes`` of them do.
-
-    Each shard gives exactly the ``count`` samples that its stats promise: what a damaged tar lost comes as empty
-    ones, to be counted, and keeps the places of the others.
+    Of a shard without a sidecar the pictures in their order; ``fingerprint`` is the encoder's whose tokens are read.
+    What a damaged tar lost comes as empty samples, to be counted.
     """
-
-    fingerprint: dict[str, Any]
-    cache_bytes: int
-    _cache: dict[Shard, list[Raw]] = field(default_factory=dict, init=False)
-    _cached: int = field(default=0, init=False)
-
-    def __call__(self, pieces: Iterable[Piece]) -> Iterator[tuple[int, Raw]]:
-        for piece in pieces:
-            raws = self._cache.get(piece.shard) or self._remembered(piece.shard)
-            for raw in itertools.islice(raws, piece.first, None, piece.step):
-                yield piece.epoch, raw
-
-    def _remembered(self, shard: Shard) -> Iterator[Raw]:
-        kept: list[Raw] | None = []
-        size = 0
-        for raw in read_shard(shard, self.fingerprint):
-            if kept is not None:
-                kept.append(raw)
-                size += len(raw)
-                if self._cached + size > self.cache_bytes:
-                    kept = None
-            yield raw
-        if kept is not None:
-            self._cache[shard] = kept
-            self._cached += size
-
-
-def read_shard(shard: Shard, fingerprint: dict[str, Any]) -> Iterator[Raw]:
-    """``shard.count`` samples in the order in which both halves of each were met, those without text last."""
     found = 0
-    for raw in join(_pictures(shard.images), _texts(shard.text, fingerprint)):
+    texts = [] if shard.text is None else _texts(shard.text, fingerprint)
+    for raw in join(_pictures(shard), texts):
         if found == shard.count:
             log.warning("%s holds more than its _stats.json says (%d): the rest is not read", shard.images, shard.count)
             return
@@ -85,7 +62,7 @@ def read_shard(shard: Shard, fingerprint: dict[str, Any]) -> Iterator[Raw]:
     if found < shard.count:
         log.warning("%s is damaged: it gave %d of its %d samples", shard.images, found, shard.count)
     for missing in range(found, shard.count):
-        yield Raw(str(shard.images), f"#{missing}")
+        yield Raw(str(shard.images), f"#{missing}", fault="the tar is damaged")
 
 
 def join(pictures: Iterable[Raw], texts: Iterable[tuple[str, bytes]]) -> Iterator[Raw]:
@@ -109,20 +86,19 @@ def join(pictures: Iterable[Raw], texts: Iterable[tuple[str, bytes]]) -> Iterato
     yield from lonely_pictures.values()
 
 
-def _pictures(tar: Path) -> Iterator[Raw]:
+def _pictures(shard: Shard) -> Iterator[Raw]:
     """Group neighbours of one key; only what has a picture is a sample."""
-    shard = str(tar)
-    for key, members in itertools.groupby(_members(tar), key=lambda member: member[0].rpartition(".")[0]):
-        raw = Raw(shard, key)
+    for key, members in itertools.groupby(_members(shard.images), key=lambda member: member[0].rpartition(".")[0]):
+        raw = Raw(str(shard.images), key, shape=shard.shape)
         for name, content in members:
-            known = _FIELDS.get(name.rpartition(".")[2].lower())
+            known = PICTURE_FIELDS.get(name.rpartition(".")[2].lower())
             if known is not None:
                 setattr(raw, known, content)
         if raw.picture is not None:
             yield raw
 
 
-def _texts(tar: Path, fingerprint: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+def _texts(tar: Location, fingerprint: dict[str, Any] | None) -> Iterator[tuple[str, bytes]]:
     for name, content in _members(tar):
         if name == ENCODER_MEMBER:
             if not _says(content, fingerprint):
@@ -132,17 +108,17 @@ def _texts(tar: Path, fingerprint: dict[str, Any]) -> Iterator[tuple[str, bytes]
             yield name.removesuffix(TOKENS_SUFFIX), content
 
 
-def _says(content: bytes, fingerprint: dict[str, Any]) -> bool:
+def _says(content: bytes, fingerprint: dict[str, Any] | None) -> bool:
     try:
         return json.loads(content) == fingerprint
     except ValueError:
         return False
 
 
-def _members(tar: Path) -> Iterator[tuple[str, bytes]]:
+def _members(tar: Location) -> Iterator[tuple[str, bytes]]:
     """Name and content of every file, in order; a damaged tar ends where the damage begins."""
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with open_tar(tar) as archive:
             while (info := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # or it keeps every header of the shard
                 if not info.isreg() or info.issparse():
@@ -159,44 +135,53 @@ def _members(tar: Path) -> Iterator[tuple[str, bytes]]:
 
 @dataclass(frozen=True)
 class Decode:
-    """(epoch, raw sample) into a picture of ``resolution`` and its tokens, or into the fault that forbids it.
+    """One raw sample into a picture and its tokens.
 
-    ``random_crop`` cuts the square anywhere along the long side, addressed by (seed, epoch, key); else in the middle.
-    ``crop`` is what is then taken of the square.
+    The picture is the square of ``resolution`` pixels, cut anywhere along the long side where ``random_crop``
+    (addressed by seed, epoch and key), else in the middle; or of its shard's ``shape``. ``crop`` is what is then taken
+    of it. ``width`` is that of the tokens; None: none are stored. ``jpeg_draft`` lets the codec shrink JPEGs on the
+    way, which is faster and changes pixels slightly.
     """
 
     resolution: int
-    width: int
+    width: int | None
     random_crop: bool
     seed: int
     crop: Crop
-
-    def __call__(self, source: Iterable[tuple[int, Raw]]) -> Iterator[Sample | Fault]:
-        for epoch, raw in source:
-            try:
-                yield self.sample(epoch, raw)
-            except ValueError as error:
-                yield Fault(raw.shard, raw.key, str(error))
+    jpeg_draft: bool
 
     def sample(self, epoch: int, raw: Raw) -> Sample:
         """Decode one; ValueError says in a few words why it cannot be used."""
+        if raw.fault is not None:
+            raise ValueError(raw.fault)
         if raw.picture is None:
-            raise ValueError("no picture: the tar is damaged")
+            raise ValueError("no picture")
         if raw.caption is None:
             raise ValueError("no caption")
-        if raw.tokens is None:
-            raise ValueError("no text embedding")
         caption = raw.caption.decode(errors="replace")  # as read_captions does before the encoder sees it
-        tokens, made_from = load_tokens(raw.tokens)
+        tokens = None if self.width is None else self._tokens(raw.tokens, caption, self.width)
+        return Sample(raw.key, self._image(epoch, raw, raw.picture), tokens, caption)
+
+    def _tokens(self, member: bytes | None, caption: str, width: int) -> Float[Tensor, "n {width}"]:
+        if member is None:
+            raise ValueError("no text embedding")
+        tokens, made_from = load_tokens(member)
         if made_from != caption_hash(caption):
             raise ValueError("text embedding of another caption")
-        if tokens.ndim != 2 or len(tokens) == 0 or tokens.shape[1] != self.width:
-            raise ValueError(f"text embedding of shape {tuple(tokens.shape)}")
+        if tokens.ndim != 2 or tokens.shape[1] != width or not len(tokens):
+            raise ValueError(f"text embedding of shape {tuple(tokens.shape)} instead of (tokens, {width})")
         if not tokens.isfinite().all():
             raise ValueError("text embedding is not finite")
-        picture = pixels.open_picture(raw.picture, _orientation(raw.info))
-        image = pixels.square(picture, self.resolution, self._along(epoch, raw.key))
-        return Sample(raw.key, self.crop(image, epoch, raw.key), tokens, caption)
+        return tokens
+
+    def _image(self, epoch: int, raw: Raw, content: bytes) -> UInt8[np.ndarray, "h w 3"]:
+        shape = raw.shape or (self.resolution, self.resolution)
+        orientation, along = _orientation(raw.info), self._along(epoch, raw.key)
+        window = self.crop.window(*shape, epoch, raw.key)
+        if (part := pixels.open_window(content, shape, orientation, along, window)) is not None:
+            return part
+        least = max(shape) if self.jpeg_draft else None
+        return pixels.cover(pixels.open_picture(content, orientation, least), *shape, along)[window]
 
     def _along(self, epoch: int, key: str) -> float:
         if not self.random_crop:

@@ -73,8 +73,11 @@ def whole_shards(folder: str | Location, *, skip_unfinished: bool) -> list[Locat
 
 
 def write_tar(path: str | Location, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write a USTAR of (name, content), whole or not at all; the same members give the same bytes."""
-    with atomic_write(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    """Write a tar of (name, content), whole or not at all; the same members give the same bytes.
+
+    It is a USTAR, but for names that are too long for one or not ASCII, which have a PAX header each.
+    """
+    with atomic_write(path) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in members:
             info = tarfile.TarInfo(name)
             info.size, info.mode = len(content), 0o444

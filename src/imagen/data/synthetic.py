@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from imagen.data.module import StreamModule
-from imagen.data.stream import Crop, Order, ReadMemory, Sample, Shard, Shuffle
+from imagen.data.parts import Decode, Read
+from imagen.data.stream import Crop, Sample, Shard
 from imagen.errors import UserError
 from imagen.randomness import seed_of
 from imagen.ranges import Natural
@@ -91,22 +92,33 @@ def _inside(shape: str, x: Float[np.ndarray, "1 w"], y: Float[np.ndarray, "h 1"]
 class Captioned(NamedTuple):
     """A caption with its tokens, the picture yet to be drawn."""
 
+    shard: str
     key: str
     caption: str
     tokens: Float[Tensor, "n d"]
 
 
 @dataclass(frozen=True)
+class Memory:
+    """The samples of the one shard that lies in memory, by their rows."""
+
+    samples: list[Captioned]
+
+    def __call__(self, wanted: list[tuple[Shard, int]]) -> list[Captioned]:
+        return [self.samples[row] for _, row in wanted]
+
+
+@dataclass(frozen=True)
 class Draw:
-    """(epoch, caption) pairs into samples; drawn when needed, since large pictures would not fit the memory."""
+    """Captions into samples; drawn when needed, since large pictures would not fit the memory."""
 
     resolution: int
     crop: Crop
 
-    def __call__(self, pairs: Iterable[tuple[int, Captioned]]) -> Iterator[Sample]:
-        for epoch, (key, caption, tokens) in pairs:
-            image = draw(caption, self.resolution, functools.partial(self.crop, epoch=epoch, key=key))
-            yield Sample(key, image, tokens, caption)
+    def sample(self, epoch: int, raw: Captioned) -> Sample:
+        """Draw one."""
+        image = draw(raw.caption, self.resolution, functools.partial(self.crop, epoch=epoch, key=raw.key))
+        return Sample(raw.key, image, raw.tokens, raw.caption)
 
 
 class SyntheticModule(StreamModule):
@@ -133,6 +145,7 @@ class SyntheticModule(StreamModule):
             num_workers=num_workers,
             multiprocessing_context=multiprocessing_context,
             flip=flip,
+            window=1,
             max_unfit=0.0,
         )
         self.captioned: dict[str, list[Captioned]] = {}
@@ -143,17 +156,14 @@ class SyntheticModule(StreamModule):
             return
         self.captioned = {split: self._captioned(split) for split in ("train", "val")}
         memory = Path("memory")
-        self.shards = {split: (Shard(memory, memory, len(made)),) for split, made in self.captioned.items()}
+        self.shards = {split: (Shard(memory, None, len(made)),) for split, made in self.captioned.items()}
         self.text_fingerprint = self.encoder.fingerprint()
 
-    def stages(self, split: str, order: Order) -> list[Callable[..., Any]]:
-        read, draw = ReadMemory(self.captioned[split]), Draw(self.resolution, self.crop_of(split))
-        if split == "val":
-            return [read, draw]
-        return [read, Shuffle(len(read.samples), self.seed), order.skip, draw]
+    def reading(self, split: str) -> tuple[Read, Decode]:
+        return Memory(self.captioned[split]), Draw(self.resolution, self.crop_of(split)).sample
 
     def _captioned(self, split: str) -> list[Captioned]:
         captions = split_captions(split)
         text = self.encoder.encode(captions)
         tokens = [row[mask].cpu() for row, mask in zip(text.tokens, text.mask, strict=True)]
-        return [Captioned(f"{i:03}", *pair) for i, pair in enumerate(zip(captions, tokens, strict=True))]
+        return [Captioned("memory", f"{i:03}", *pair) for i, pair in enumerate(zip(captions, tokens, strict=True))]
