@@ -355,6 +355,35 @@ def test_a_whole_set_is_found_whole(config, tmp_path, capsys, storage):
     assert worst, "rounding was measured"
 
 
+ODD_NAMES = [
+    "../../outside.txt",
+    "/root/absolute.json",
+    "of.no.kind",
+    "a\udcff.txt",
+    "n" * 150 + ".txt",
+    "שלום.txt",
+    ".txt",
+]
+
+
+def test_odd_members_are_only_names(config, root):
+    """A pickle is not opened, a name leads nowhere; each that looks like a sample lacks its picture."""
+    code = b'cbuiltins\nexec\n(S\'open("pwned", "w")\'\ntR.'
+    pickles = [(f"000010.{kind}", code) for kind in ("pickle", "pyd", "pth")]
+    whole = members_of(images(root))
+    with tarfile.open(images(root), "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in [*whole, *((name, b"{}") for name in ODD_NAMES), *pickles]:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    write_index(images(root), PICTURE_FIELDS)
+    odd = SAMPLES + len(ODD_NAMES) - 1
+    stats(images(root), sha256=digest(images(root)), successes=odd, count=odd)
+    kinds = found(config, root)
+    assert {"missing member", "damaged parquet"} <= kinds <= {"missing member", "missing key", "damaged parquet"}
+    assert not Path("pwned").exists()
+
+
 def test_buckets_have_a_shape_of_their_own(config, root):
     for split in shards.SPLITS:
         for size in SIZES:

@@ -48,7 +48,7 @@ class Findings:
         """Count one finding of a kind of ``KINDS``."""
         assert kind in KINDS, kind
         self.found[kind] += 1
-        self._keep(kind, [f"{where}: {detail}" if detail else where])
+        self._keep(kind, [_printable(f"{where}: {detail}" if detail else where)])
 
     def merge(self, other: "Findings") -> None:
         """Add what was found elsewhere."""
@@ -79,3 +79,8 @@ class Findings:
             if self.found[kind]
         }
         return {"findings": found, "checked": dict(self.checked), "not_checked": dict(self.unchecked)}
+
+
+def _printable(text: str) -> str:
+    """A member's name may hold line ends, or bytes that are no text: neither belongs in a table."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
