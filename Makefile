@@ -1,12 +1,14 @@
 # Imagen Lab's commands. `make demo` and `make test` are all that a user needs; the rest serves development.
 #
 #   PYTHON=python3.12   the Python that makes .venv (3.11 to 3.13); found by itself if one is on the PATH
+#   TEST_PROCESSES=4    how many processes the tests may take; auto: one a core
 #   PIP_ARGS="..."      anything more for pip install, such as the index of a CPU or CUDA build of torch (see README)
 
 SUITS := import sys, venv, ensurepip; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c "$(SUITS)" 2>/dev/null && echo $$p && break; done)
 PIP_ARGS ?=
+TEST_PROCESSES ?= auto
 
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install -c constraints.txt $(PIP_ARGS)
@@ -30,9 +32,10 @@ help:
 demo: $(BIN)/.demo
 	$(BIN)/python -m imagen.demo
 
+# one thread each: two that wait for one another on a busy core are many times slower than one
 # the models and accounts that tests could reach for are out of bounds: they must pass with no network
 test: $(BIN)/.dev
-	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 # what is slow and real: notebooks from top to bottom, img2dataset's own shards
 drills: $(BIN)/.dev $(IMG2DATASET)/.done
