@@ -210,6 +210,15 @@ def test_two_workers_write_what_one_writes(packed, tmp_path, capsys):
     assert one | {"config": None} == two | {"config": None}
 
 
+def test_the_report_waits_for_what_is_of_another_making(packed, tmp_path):
+    run(packed / "in", tmp_path, sizes=[8])
+    before = report(tmp_path)
+    run(packed / "in", tmp_path, sizes=[8], format="jpg", worker_index=1, worker_count=2)
+    assert report(tmp_path) == before
+    run(packed / "in", tmp_path, sizes=[8], format="jpg", worker_index=0, worker_count=2)
+    assert report(tmp_path)["config"]["format"] == "jpg"
+
+
 def times(root):
     return {path.relative_to(root): path.stat().st_mtime_ns for path in root.rglob("*.tar")}
 

@@ -74,7 +74,8 @@ def pack_folder(cfg: DictConfig) -> None:
     done = list(workers.map(task, workers.share(units), what="writing"))
     print(f"{cfg.output}: shards written now: {sum(done)}, there already: {len(done) - sum(done)}")
     names = names_in(output)
-    if not all(stats_path(task.tar(unit)).name in names for unit in units):
+    others = [unit for unit in units if unit.number % workers.worker_count != workers.worker_index]
+    if not all(stats_path(task.tar(unit)).name in names and task.is_done(unit) for unit in others):
         print("other workers are not done yet: the last one to end reports on the whole set")
         return
     counts = sum((_counts(task.tar(unit)) for unit in units), Counter())
@@ -150,13 +151,17 @@ class WriteShard:
         return self.output / f"{unit.number:05}.tar"
 
     def __call__(self, unit: Unit) -> bool:
-        tar, recipe = self.tar(unit), self.recipe(unit)
-        if is_whole(tar, recipe):
+        if self.is_done(unit):
             return False
+        tar, recipe = self.tar(unit), self.recipe(unit)
         dropped: list[dict[str, Any]] = []
         entries = self._entries(unit, dropped)
         write_shard(tar, entries, started=time.time(), recipe=recipe, shards=unit.shards, dropped=dropped)
         return True
+
+    def is_done(self, unit: Unit) -> bool:
+        """Whether the shard is there as it would be written now."""
+        return is_whole(self.tar(unit), self.recipe(unit))
 
     def recipe(self, unit: Unit) -> dict[str, Any]:
         """All that decides what is written; a file is known by its size and the time of its last change."""

@@ -52,13 +52,14 @@ def pack(cfg: DictConfig) -> None:
     print(f"{cfg.root}: shards written now: {written}, there already: {len(done) - written}")
     for name in unfinished:
         print(f"passed over, without {name.removesuffix('.tar')}_stats.json: {name}")
-    if not _all_there(task, units):
+    others = [unit for i, unit in enumerate(units) if i % workers.worker_count != workers.worker_index]
+    elsewhere = list(workers.map(task.summary, others, what="summing up")) if _all_there(task, units) else [None]
+    if None in elsewhere:
         print("other workers are not done yet: the last one to end reports on the whole set")
         return
-    others = [unit for i, unit in enumerate(units) if i % workers.worker_count != workers.worker_index]
-    done += workers.map(task.summary, others, what="summing up")
+    summed = [one for one in (*done, *elsewhere) if one is not None]
     config = {key: value for key, value in _plain(cfg).items() if key not in NOT_OF_THE_SET}
-    said = _report(done, left_out) | {"unfinished": unfinished, "config": config, "versions": _versions()}
+    said = _report(summed, left_out) | {"unfinished": unfinished, "config": config, "versions": _versions()}
     write_json(root / "reports" / "pack.json", said)
     print(_summary(cfg, said))
 

@@ -60,12 +60,17 @@ class PackShard:
         whole = all(is_whole(tar, recipe) for tar in tars.values())
         if not whole:
             self._write(unit, tars, recipe)
-        return self.summary(unit) | {"written": not whole}
+        summary = self.summary(unit)
+        assert summary is not None
+        return summary | {"written": not whole}
 
-    def summary(self, unit: Unit) -> dict[str, Any]:
-        """Counts and bytes of a shard that is whole."""
+    def summary(self, unit: Unit) -> dict[str, Any] | None:
+        """Counts and bytes of a shard, None while it is of another making."""
         tars = self.tars(unit)
-        reasons = dict(json.loads(stats_path(tars[self.sizes[-1]]).read_text())["status_dict"])
+        stats = json.loads(stats_path(tars[self.sizes[-1]]).read_text())
+        if stats.get("recipe") != self.recipe(unit):
+            return None
+        reasons = dict(stats["status_dict"])
         samples = reasons.pop("success")
         sizes = {size: tar.stat().st_size for size, tar in tars.items()}
         return {"split": unit.split, "shape": unit.shape, "samples": samples, "reasons": reasons, "bytes": sizes}
