@@ -134,6 +134,15 @@ def test_a_root_tells_of_every_folder_and_looks_into_the_largest(tmp_path):
     assert len(read((tmp_path / "reports" / "stats.html").read_text()).links) == 4
 
 
+def test_a_size_that_is_not_begun_stops_nothing(tmp_path):
+    write_folder(shards.images_folder(tmp_path, "train", 8), count=1)
+    tar = shards.images_folder(tmp_path, "train", 64) / "00000.tar"
+    shards.write_tar(tar, [])
+    run(f"root={tmp_path}")
+    report = json.loads((tmp_path / "reports" / "stats.json").read_text())["folders"]
+    assert [folder["pictures"] for folder in report.values()] == [6, 0]
+
+
 def test_what_cannot_be_read_is_told_and_stops_nothing(tmp_path):
     write_folder(tmp_path, count=4)
     (tmp_path / "00000.parquet").unlink()

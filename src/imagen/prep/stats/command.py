@@ -29,6 +29,8 @@ def stats(cfg: DictConfig) -> None:
     if importlib.util.find_spec("pyarrow") is None:
         raise UserError("stats reads parquet files, which needs pyarrow: pip install 'imagen-lab[data]'")
     base = locate(cfg.input or cfg.root)
+    if cfg.input:
+        whole_shards(base, skip_unfinished=True)  # says what is wrong where there are none
     workers = Workers(cfg.num_workers, 0, 1)
     folders: dict[str, Counts] = {}
     sections = []
@@ -72,12 +74,10 @@ def folders_of(root: Location) -> dict[Location, bool]:
 
 
 def tars_of(folder: Location) -> Sequence[Location]:
-    """The whole shards of a folder; of text embeddings perhaps none."""
-    if folder.name.startswith("text-"):
-        names = names_in(folder)
-        tars = [folder / name for name in sorted(names) if name.endswith(".tar")]
-        return [tar for tar in tars if stats_path(tar).name in names]
-    return whole_shards(folder, skip_unfinished=True)
+    """The whole shards of a folder, perhaps none, in the order of their names."""
+    names = names_in(folder)
+    tars = [folder / name for name in sorted(names) if name.endswith(".tar")]
+    return [tar for tar in tars if stats_path(tar).name in names]
 
 
 def _unfinished(folder: Location) -> int:
