@@ -22,10 +22,13 @@ PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "h
 def locate(url: str | Location) -> Location:
     """A path or URL (``s3://bucket/folder``, ``gs://``, ``hf://``, ``memory://``) as a location.
 
+    A location of a bucket comes back with a connection of this process's own: after a fork its parent's is of no use.
     Raises: UserError where nothing serves such URLs, or the package that would is missing.
     """
-    if not isinstance(url, str):
+    if isinstance(url, Path):
         return url
+    if isinstance(url, UPath):
+        return UPath(str(url), **url.storage_options)
     scheme = url.partition("://")[0]
     if "://" not in url:
         return Path(url).expanduser()

@@ -18,7 +18,7 @@ from imagen.data.reader import Raw
 from imagen.data.shards import read_encoder
 from imagen.data.stream import Shard
 from imagen.errors import UserError
-from imagen.files import Location
+from imagen.files import Location, locate
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,7 @@ class OpenTar:
     """A tar with its index, local or remote."""
 
     def __init__(self, tar: Location, fields: dict[str, str]) -> None:
+        tar = locate(tar)
         self.index = read_index(tar, fields)
         self.tar, self.fields = tar, tuple(dict.fromkeys(fields.values()))
         self._file = None
