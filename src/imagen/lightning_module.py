@@ -66,6 +66,7 @@ class DiffusionModule(lightning.LightningModule):
         self.stage = stage
         self.config = config
         self.clock = Clock()
+        self._validated = torch.zeros(2)
         if channels_last:
             self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -88,8 +89,18 @@ class DiffusionModule(lightning.LightningModule):
         """The averaged network's loss, at noise and noise levels fixed for every rank and batch for the whole run."""
         address = self.address(batch, VALIDATION_STEP - batch_idx)
         loss = self.loss(self.stage.denoiser, batch, address, training=False)
-        self.log("val/loss", loss.per_example.mean(), batch_size=batch.place.count, sync_dist=True, on_epoch=True)
+        count = batch.place.count  # 0: a stand-in for a rank without rows
+        self._validated += torch.stack([loss.per_example.mean() * count, loss.per_example.new_tensor(float(count))])
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._validated = torch.zeros(2, device=self.device)  # sum of losses, count
+
+    def on_validation_epoch_end(self) -> None:
+        # Lightning's own mean over ranks divides whole numbers, and is wrong where theirs differ
+        totals = self.trainer.strategy.reduce(self._validated, reduce_op="sum")
+        assert isinstance(totals, Tensor)
+        self.log("val/loss", totals[0] / totals[1])
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
