@@ -68,7 +68,11 @@ def test_an_option_is_told_as_one_would_type_it():
     ("error", "status"),
     [
         (KeyboardInterrupt(), 130),
-        (OSError(28, "No space left on device", "a.tar"), "error: a.tar cannot be used: No space left on device"),
+        (
+            OSError(28, "No space left on device", "a.tar"),
+            "error: a.tar cannot be used: No space left on device: make room and run the same command again",
+        ),
+        (PermissionError(13, "Permission denied", "a.tar"), "error: a.tar cannot be used: Permission denied"),
     ],
 )
 def test_a_script_that_was_stopped_or_has_no_space_ends_without_a_traceback(error, status):

@@ -1,4 +1,10 @@
+import errno
 import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
 
 import pytest
 
@@ -35,6 +41,54 @@ def test_a_file_is_as_private_as_the_umask_says(tmp_path):
     with atomic_write(tmp_path / "a") as temporary:
         private(temporary)
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_a_killed_process_left_of_a_file_goes(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host = socket.gethostname()
+    stale = tmp_path / f".a.tar.{host}.{dead.pid}.tmp"
+    others = [f".a.tar.{host}.{os.getppid()}.tmp", f".a.tar.{host}2.{dead.pid}.tmp", f".b.tar.{host}.{dead.pid}.tmp"]
+    for name in (stale.name, *others):
+        (tmp_path / name).touch()
+    with atomic_write(tmp_path / "a.tar") as temporary:
+        temporary.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tar", *others}
+
+
+FULL = """
+import resource, signal, sys
+from imagen.files import atomic_write, write_array
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+def write_bytes(path):
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(bytes(20_000))
+def write_numbers(path):
+    import numpy
+    write_array(path, numpy.zeros(5_000))
+def write_table(path):
+    import pyarrow, pyarrow.parquet
+    with atomic_write(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.table({"a": list(range(50_000))}), temporary)
+def write_in_a_bucket(path):
+    with atomic_write("memory://full") as temporary:
+        temporary.write_bytes(bytes(20_000))
+try:
+    locals()[sys.argv[1]](sys.argv[2])
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+
+
+@pytest.mark.parametrize("how", ["bytes", "numbers", "table", "in_a_bucket"])
+def test_the_error_of_a_full_disk_names_the_file(tmp_path, how):
+    path = tmp_path / "a"
+    command = [sys.executable, "-c", FULL, f"write_{how}", str(path)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert said[0] == str(errno.EFBIG)
+    assert said[1] == str(path) or (how == "in_a_bucket" and said[1].startswith(tempfile.gettempdir()))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_names_its_argument(tmp_path):

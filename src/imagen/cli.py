@@ -18,6 +18,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from imagen.config_check import check_values, read_yaml
 from imagen.errors import UserError
+from imagen.files import NO_ROOM
 from imagen.slots import SLOTS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -26,7 +27,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 SCRIPTS = ("train", "sample", "evaluate")
 """The scripts that are told of each other's choices."""
 
-OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+OF_THE_DISK = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM)
 """No space, no right to write: errors of the machine, for which a traceback is no help."""
 
 
@@ -178,7 +179,8 @@ class one_sentence:
         if isinstance(error, MissingMandatoryValue):
             sys.exit(f"error: {error.full_key} is missing; give it as {error.full_key}=...")
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
-            sys.exit(f"error: {error.filename or 'a file'} cannot be used: {error.strerror}")
+            remedy = ": make room and run the same command again" if error.errno in NO_ROOM else ""
+            sys.exit(f"error: {error.filename or 'a file'} cannot be used: {os.strerror(error.errno)}{remedy}")
         if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
             sys.exit("error: a group takes the name of an option, or a list of them: not null, a number or a mapping")
         foreseen = isinstance(error, HydraException | InterpolationResolutionError)

@@ -1,13 +1,17 @@
 """Files that arrive whole or not at all, on this machine's disk or behind any URL that fsspec knows."""
 
+import errno
+import io
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from upath import UPath
 
 from imagen.errors import UserError
@@ -17,6 +21,9 @@ Location = Path | UPath
 
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "abfs": "adlfs"}
 """What serves the commonest kinds of URL that fsspec does not serve by itself."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a used-up quota, a file larger than may be."""
 
 
 def locate(url: str | Location) -> Location:
@@ -47,31 +54,72 @@ def atomic_write(path: str | Location) -> Iterator[Path]:
     """Yield a temporary path; what was written there takes ``path``'s name only if the block ends without an error.
 
     On a disk it lies beside ``path`` and is renamed; a bucket gets it in one upload, which it shows only when whole.
+    What a process of this machine that was killed left of ``path`` goes.
     """
     path = locate(path)
     if not isinstance(path, Path):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, naming(folder):
             temporary = Path(folder) / "whole"
             temporary.touch()
             yield temporary
             path.fs.put_file(str(temporary), path.path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    ours = f".{path.name}.{socket.gethostname()}."  # on a disk that machines share, a number may be another's process
+    _remove_stale(path.parent, ours)
+    temporary = path.with_name(f"{ours}{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask says; some writers make a private file of their own
-        yield temporary
-        temporary.chmod(mode)
-        os.replace(temporary, path)
+        with naming(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode  # what the umask says; some writers make a private file of their own
+            yield temporary
+            temporary.chmod(mode)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Of a full disk in here the error names ``path``: a write to an open file leaves it out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def _remove_stale(folder: Path, start: str) -> None:
+    """Remove the temporary files ``<start><process>.tmp`` of processes that are no more."""
+    for name in names_in(folder):
+        process = name.removeprefix(start).removesuffix(".tmp")
+        if name == f"{start}{process}.tmp" and process.isdecimal() and not _lives(int(process)):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_json(path: str | Location, value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_array(path: str | Location, array: np.ndarray) -> None:
+    """Write ``array`` as ``.npy``, whole or not at all."""
+    content = io.BytesIO()  # NumPy's own error does not say that the disk is full
+    np.save(content, array, allow_pickle=False)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def make_folder(path: str | Location, argument: str) -> Location:

@@ -14,7 +14,7 @@ import numpy as np
 
 from imagen.data.shards import ENCODER_MEMBER, open_tar
 from imagen.errors import UserError
-from imagen.files import Location, atomic_write
+from imagen.files import Location, write_array
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,7 @@ def _headers(tar: Location) -> Iterator[tarfile.TarInfo]:
 
 def write_index(tar: Location, fields: dict[str, str]) -> None:
     """Write the index of ``tar`` beside it."""
-    with atomic_write(index_path(tar)) as temporary, temporary.open("wb") as file:
-        np.save(file, scan(tar, fields), allow_pickle=False)
+    write_array(index_path(tar), scan(tar, fields))
 
 
 def read_index(tar: Location, fields: dict[str, str]) -> np.ndarray:

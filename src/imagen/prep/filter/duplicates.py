@@ -12,7 +12,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
 from imagen.errors import UserError
-from imagen.files import Location, atomic_write, names_in
+from imagen.files import Location, names_in, write_array
 from imagen.prep.filter.look import Mark, digest, read_columns, table_path
 
 KEPT, DUPLICATE, REPEATED = 0, 1, 2
@@ -126,8 +126,7 @@ def verdicts(reports: Location, marks: dict[str, Mark], limits: Limits) -> dict[
         merged = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):
         merged = _merge(reports, marks, limits)
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.save(file, merged, allow_pickle=False)
+        write_array(path, merged)
     for name in names_in(reports):
         if name.startswith("merged-") and name != path.name:
             (reports / name).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from imagen.data import pixels
 from imagen.data.shards import stats_path
 from imagen.data.writer import Entry, is_whole, sample_row, shard_key, write_shard
 from imagen.errors import UserError
-from imagen.files import Location
+from imagen.files import Location, naming
 from imagen.prep.pack.buckets import Shape
 from imagen.prep.pack.codecs import Codec
 from imagen.prep.pack.plan import Part, Rules, Unit, place
@@ -160,7 +160,8 @@ class Spool:
 
     def add(self, row: dict[str, Any], picture: bytes) -> None:
         """Keep one sample."""
-        self.file.write(picture)
+        with naming(tempfile.gettempdir()):
+            self.file.write(picture)
         self.rows.append((row, len(picture)))
 
     def entries(self) -> Iterator[Entry]:
