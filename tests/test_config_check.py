@@ -94,6 +94,12 @@ def test_composing_checks():
         compose("train", ["experiment=toy", "seed=abc"])
 
 
+def test_what_is_made_of_a_missing_value_is_not_looked_at():
+    cfg = with_override("seed=3")
+    cfg.data.root, cfg.data.made_by, cfg.data.num_workers = "???", "pack.py root=${.root}", "${.root}"
+    check_values(cfg, CONF, "train")
+
+
 def test_a_choice_without_an_option_is_told():
     for override in ("ema={}", "ema={decay: 0.9}"):
         with pytest.raises(UserError, match=r"^ema has no option"):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
 
 from imagen.errors import UserError
 from imagen.ranges import Range
@@ -151,7 +152,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _check_declared(cfg: DictConfig, declared: dict[str, Any], prefix: str) -> None:
     for name, default in declared.items():
         key = f"{prefix}{name}"
-        if OmegaConf.is_missing(cfg, name):
+        if _is_missing(cfg, name):
             continue
         if name not in cfg:
             raise UserError(f"{key} is missing: give it, {key}=...")
@@ -173,7 +174,7 @@ def _kind_of(default: object) -> Any:
 def _nodes(cfg: DictConfig, prefix: str, groups: set[str]) -> Iterator[tuple[str, str, Any]]:
     """(full key, parent's name, value) of all that should be an option's settings."""
     for name in map(str, cfg):
-        key, value = f"{prefix}{name}", None if OmegaConf.is_missing(cfg, name) else cfg[name]
+        key, value = f"{prefix}{name}", None if _is_missing(cfg, name) else cfg[name]
         is_node = isinstance(value, DictConfig)
         if is_node and "_target_" in value:
             yield key, prefix.rstrip("."), value
@@ -190,7 +191,7 @@ def _check_option(node: DictConfig, key: str) -> None:
     kinds = _annotations(find_target(node))
     for name in map(str, node):
         kind = kinds.get(name, Any)
-        if kind is not inspect.Parameter.empty and not OmegaConf.is_missing(node, name):
+        if kind is not inspect.Parameter.empty and not _is_missing(node, name):
             value = _plain(node[name])
             _require(fits(value, kind), f"{key}.{name}", value, described(kind))
             for limits in getattr(kind, "__metadata__", ()):
@@ -207,13 +208,22 @@ def _annotations(target: Any) -> dict[str, Any]:
 
 def _check_ranges(cfg: DictConfig, prefix: str) -> None:
     for name, limits in RANGES.items():
-        if name in cfg and not OmegaConf.is_missing(cfg, name):
+        if name in cfg and not _is_missing(cfg, name):
             _require_within(cfg[name], limits, f"{prefix}{name}")
 
 
 def _require_within(value: object, limits: object, key: str) -> None:
     if isinstance(value, int | float) and isinstance(limits, Range) and value not in limits:
         raise UserError(f"{key}={value} must be {limits}")
+
+
+def _is_missing(cfg: DictConfig, name: str) -> bool:
+    """Whether it is to be given yet, or is made of what is."""
+    try:
+        cfg.get(name)
+    except InterpolationToMissingValueError:
+        return True
+    return OmegaConf.is_missing(cfg, name)
 
 
 def _plain(value: object) -> object:
