@@ -17,6 +17,8 @@ from tests.oracle import generators
 from tests.pictures import half_mask, picture
 from tests.test_stage import laws, oracle_stage, told
 
+HEUN = Heun(num_steps=80, s_churn=0.0, s_min=0.05, s_max=50.0, s_noise=1.0)
+
 
 def as_tensor(image: Image.Image) -> torch.Tensor:
     return to_float(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
@@ -78,7 +80,7 @@ def inpaint(resample: int = 1, jump: float = 0.1) -> Inpaint:
     "sampler", [DDIM(num_steps=40, eta=0.0), DPMSolverPP2M(num_steps=40)], ids=["ddim", "dpmpp_2m"]
 )
 def test_the_known_part_is_the_picture_and_the_painted_one_is_drawn_as_if_alone(sampler):
-    """Pixels of the Gaussian are independent; a sampler of a higher order goes at order 1 here."""
+    """Pixels of the Gaussian are independent; a sampler that learns from the steps before goes at order 1 here."""
     task = inpaint()
     drawn = oracle_stage(sampler).draw(told(2), (16, 16), generators(2), task=task).pictures
     alone = oracle_stage(DDIM(num_steps=40, eta=0.0)).draw(told(2), (16, 16), generators(2)).pictures
@@ -91,7 +93,9 @@ def paint_all(resample: int) -> Inpaint:
     return Inpaint(image=picture(16, 16), mask=Image.new("L", (16, 16), 255), resample=resample, jump=0.07)
 
 
-@pytest.mark.parametrize("sampler", [DDPM(num_steps=40, gamma=0.5), DDIM(num_steps=40, eta=0.5)], ids=["ddpm", "ddim"])
+@pytest.mark.parametrize(
+    "sampler", [DDPM(num_steps=40, gamma=0.5), DDIM(num_steps=40, eta=0.5), HEUN], ids=["ddpm", "ddim", "heun"]
+)
 def test_without_jumps_back_what_is_painted_has_the_law_of_the_sampler_s_own_pictures(sampler):
     stage = oracle_stage(sampler)
     painted, own = laws(stage, task=paint_all(resample=1)), laws(stage)
@@ -101,8 +105,7 @@ def test_without_jumps_back_what_is_painted_has_the_law_of_the_sampler_s_own_pic
 @pytest.mark.parametrize(("resample", "error"), [(1, 0.004), (2, 0.009), (3, 0.013)])
 def test_jumping_back_keeps_the_law_of_what_is_painted(resample, error):
     """Exactly, but for the small errors of the sampler's steps: of a second order one, to see no others."""
-    heun = Heun(num_steps=80, s_churn=0.0, s_min=0.05, s_max=50.0, s_noise=1.0)
-    law, _ = laws(oracle_stage(heun, mean=0.1, std=0.2), task=paint_all(resample))
+    law, _ = laws(oracle_stage(HEUN, mean=0.1, std=0.2), task=paint_all(resample))
     assert law == pytest.approx((0.1, 0.2), abs=error * 0.2)
 
 

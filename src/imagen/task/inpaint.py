@@ -21,7 +21,7 @@ class Inpaint(Task):
     After each step the known part becomes the given picture, diffused to the new level. To let the two parts agree,
     every stretch of a share ``jump`` of the stage's steps is walked ``resample`` times (the paper: 10 times 10 of 250):
     its end is noised back to its beginning. The finished known part is the given picture to the bit. Samplers go one
-    step at a time, so those of a higher order go at order 1. Raises: UserError on unusable pictures.
+    step at a time, so those that learn from the steps before go at order 1. Raises: UserError on unusable pictures.
     """
 
     prompts: ClassVar[str | list[str]] = [""]
