@@ -73,6 +73,8 @@ def test_an_option_is_told_as_one_would_type_it():
             "error: a.tar cannot be used: No space left on device: make room and run the same command again",
         ),
         (PermissionError(13, "Permission denied", "a.tar"), "error: a.tar cannot be used: Permission denied"),
+        (FileNotFoundError(2, "No such file", "a.tar"), "error: a.tar cannot be used: No such file or directory"),
+        (FileNotFoundError("bucket/a.tar"), "error: bucket/a.tar cannot be used: No such file or directory"),
     ],
 )
 def test_a_script_that_was_stopped_or_has_no_space_ends_without_a_traceback(error, status):

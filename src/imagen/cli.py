@@ -27,8 +27,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 SCRIPTS = ("train", "sample", "evaluate")
 """The scripts that are told of each other's choices."""
 
-OF_THE_DISK = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM)
-"""No space, no right to write: errors of the machine, for which a traceback is no help."""
+OF_THE_DISK = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO, errno.ESTALE)
+"""No space, no right to write, a file that vanished: errors of the machine, for which a traceback is no help."""
 
 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
@@ -178,14 +178,20 @@ class one_sentence:
             sys.exit(f"error: {error}")
         if isinstance(error, MissingMandatoryValue):
             sys.exit(f"error: {error.full_key} is missing; give it as {error.full_key}=...")
-        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
-            remedy = ": make room and run the same command again" if error.errno in NO_ROOM else ""
-            sys.exit(f"error: {error.filename or 'a file'} cannot be used: {os.strerror(error.errno)}{remedy}")
+        if isinstance(error, OSError) and (error.errno in OF_THE_DISK or isinstance(error, FileNotFoundError)):
+            sys.exit(f"error: {_of_the_disk(error)}")
         if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
             sys.exit("error: a group takes the name of an option, or a list of them: not null, a number or a mapping")
         foreseen = isinstance(error, HydraException | InterpolationResolutionError)
         if foreseen and not isinstance(error, InstantiationException):
             sys.exit(f"error: {explain(error, self.config_name)}")
+
+
+def _of_the_disk(error: OSError) -> str:
+    number = error.errno or errno.ENOENT
+    named = error.filename or ("a file" if error.errno else error)  # a bucket's error is the name alone
+    remedy = ": make room and run the same command again" if number in NO_ROOM else ""
+    return f"{named} cannot be used: {os.strerror(number)}{remedy}"
 
 
 def explain(error: Exception, config_name: str) -> str:
