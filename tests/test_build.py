@@ -73,6 +73,12 @@ def test_slots_replace_the_runs_own_settings(stages):
     assert type(stage.sampler).__name__ == "DDIM"
 
 
+def test_what_does_not_fit_in_a_slot_names_the_slot(stages):
+    slot = OmegaConf.create({"sampler": {"_target_": "imagen.sampler.ancestral.LearnedVarianceDDPM", "num_steps": 2}})
+    with pytest.raises(UserError, match=r"^sr1: sampler=ddpm_learned does not go with parameterization=x0"):
+        imagen.load_cascade(stages, slots={"sr1": slot})
+
+
 def test_stages_that_do_not_chain_are_refused(stages):
     with pytest.raises(UserError, match="chain"):
         imagen.load_cascade(stages[::-1])

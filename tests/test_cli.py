@@ -57,6 +57,13 @@ def test_an_unknown_option_or_group_names_the_nearest_and_those_there_are(overri
     assert explain(caught.value, "train").startswith(said)
 
 
+def test_a_choice_of_each_stage_shows_how_to_pick_it():
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        compose("evaluate", ["stages=[]", "guidance=none"])
+    places = "guidance@base.guidance=..., guidance@sr1.guidance=..., guidance@sr2.guidance=..."
+    assert explain(caught.value, "evaluate") == f"guidance is picked for each stage by itself: {places}"
+
+
 def test_an_option_is_told_as_one_would_type_it():
     cfg = compose("train", ["experiment=toy"])
     assert as_overrides("text_encoder", cfg.text_encoder) == "text_encoder=hash"

@@ -112,10 +112,21 @@ def test_values_of_the_other_scripts_are_checked_too():
             compose(name, [override])
 
 
-def test_an_option_put_in_a_slots_place_shows_how_to_pick_it():
+def sample_config(**slots: Any) -> DictConfig:
     cfg = OmegaConf.load(CONF / "sample.yaml")
+    assert isinstance(cfg, DictConfig)
     del cfg["defaults"]
     levels = {"augmentation_level": None}
-    cfg.update(task={"_target_": "imagen.task.base.Generate"}, base={"sampler": "ddim"}, sr1=levels, sr2=levels)
+    cfg.update({"task": {"_target_": "imagen.task.base.Generate"}, "base": {}, "sr1": levels, "sr2": levels, **slots})
+    return cfg
+
+
+def test_a_slots_number_is_held_against_its_range():
+    with pytest.raises(UserError, match=r"^sr1\.augmentation_level=1\.5 must be between 0 and 1"):
+        check_values(sample_config(sr1={"augmentation_level": 1.5}), CONF, "sample")
+
+
+def test_an_option_put_in_a_slots_place_shows_how_to_pick_it():
+    cfg = sample_config(base={"sampler": "ddim"})
     with pytest.raises(UserError, match=r"base\.sampler=ddim picks no option: write sampler@base\.sampler=ddim"):
         check_values(cfg, CONF, "sample")

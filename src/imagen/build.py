@@ -307,7 +307,7 @@ def load_cascade(
         _check_whole(weights, source)
     names = slot_names([weights.config for weights in read])
     configs = [_slotted(weights, (slots or {}).get(name)) for weights, name in zip(read, names, strict=True)]
-    parts = [sampling_parts(cfg) for cfg in configs]  # all of them before the first network is built
+    parts = [_slot_parts(name, cfg) for name, cfg in zip(names, configs, strict=True)]  # before any network is built
     built = [
         Stage(name, _rebuilt(cfg, weights, name), **part)
         for name, cfg, weights, part in zip(names, configs, read, parts, strict=True)
@@ -315,6 +315,14 @@ def load_cascade(
     encoder: TextEncoder = instantiate(text_encoder or DictConfig(read[0].config["text_encoder"]))
     _check_encoder(encoder.fingerprint(), read, stages)
     return Cascade(built, encoder).to(pick_device(device))
+
+
+def _slot_parts(name: str, cfg: DictConfig) -> dict[str, Any]:
+    """Raises: UserError that begins with the slot's name, since the same key is there for each of them."""
+    try:
+        return sampling_parts(cfg)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def _check_whole(weights: Weights, source: str) -> None:

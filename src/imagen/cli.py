@@ -211,6 +211,8 @@ def explain(error: Exception, config_name: str) -> str:
     takers = [name for name in SCRIPTS if group in _choices(name)]
     if takers and config_name not in takers:
         return f"{group} is no choice of {config_name}.py but of {' and '.join(f'{name}.py' for name in takers)}"
+    if places := _choices(config_name).get(unknown.group(1), []):
+        return f"{group} is picked for each stage by itself: {', '.join(f'{place}=...' for place in places)}"
     valid = sorted(set(_keys(OmegaConf.to_container(compose(config_name, []), resolve=False))))
     return _unknown(unknown.group(1), [*valid, *sorted(_declared(CONF / f"{config_name}.yaml") - set(valid))])
 

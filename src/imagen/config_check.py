@@ -52,7 +52,6 @@ def check_values(cfg: DictConfig, conf: Path, config_name: str) -> None:
     for key in _picked(conf, config_name):
         if "_target_" not in cfg.get(key, {}):
             raise UserError(f"{key} has no option: pick one, {key}=...")
-    _check_ranges(cfg, "")
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
     for key, parent, value in _nodes(cfg, "", groups):
         name = key.rpartition(".")[2]
@@ -163,6 +162,7 @@ def _check_declared(cfg: DictConfig, declared: dict[str, Any], prefix: str) -> N
         else:
             kind = KINDS[name] if name in KINDS else _kind_of(default)
             _require(fits(_plain(value), kind), key, value, described(kind))
+            _require_within(value, RANGES.get(name), key)
 
 
 def _kind_of(default: object) -> Any:
@@ -204,12 +204,6 @@ def _annotations(target: Any) -> dict[str, Any]:
         return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError):  # names that only a type checker imports
         return dict.fromkeys(inspect.signature(target).parameters, Any)
-
-
-def _check_ranges(cfg: DictConfig, prefix: str) -> None:
-    for name, limits in RANGES.items():
-        if name in cfg and not _is_missing(cfg, name):
-            _require_within(cfg[name], limits, f"{prefix}{name}")
 
 
 def _require_within(value: object, limits: object, key: str) -> None:
