@@ -7,14 +7,19 @@ shard is known by its files, so that a worker that died is made good by running 
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TypeVar
 
 from tqdm import tqdm
 
 from imagen.errors import UserError
+
+POLL = 1.0
+"""Seconds between two looks at whether the parent still lives."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,20 +68,24 @@ class Workers:
             return
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         with ProcessPoolExecutor(min(self.num_workers, max(1, len(work))), context, _begin, (os.getpid(),)) as pool:
-            waiting = {pool.submit(task, item) for item in work}
             try:
-                while waiting:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
+                for future in as_completed([pool.submit(task, item) for item in work]):
+                    yield future.result()
             finally:
-                for future in waiting:
-                    future.cancel()
+                pool.shutdown(cancel_futures=True)
 
 
 def _begin(parent: int) -> None:
     """Ctrl-C reaches every process; the parent alone answers it. One thread each, since there is one for each core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with(parent: int) -> None:
+    """A parent that is killed tells nobody: its processes would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(POLL)
+    os._exit(1)  # nothing to tidy up: a shard is whole or absent
