@@ -43,17 +43,32 @@ def test_a_file_is_as_private_as_the_umask_says(tmp_path):
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_what_a_killed_process_left_of_a_file_goes(tmp_path):
+def test_what_killed_processes_left_goes(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    host = socket.gethostname()
-    stale = tmp_path / f".a.tar.{host}.{dead.pid}.tmp"
-    others = [f".a.tar.{host}.{os.getppid()}.tmp", f".a.tar.{host}2.{dead.pid}.tmp", f".b.tar.{host}.{dead.pid}.tmp"]
-    for name in (stale.name, *others):
+    host = socket.gethostname().replace(".", "-")
+    stale = [f".a.tar.{host}.{dead.pid}.tmp", f".b.tar.{host}.{dead.pid}.tmp"]
+    others = [
+        f".a.tar.{host}.{os.getppid()}.tmp",
+        f".a.tar.{host}2.{dead.pid}.tmp",
+        f".a.{host}.{dead.pid}.tar",
+        ".tmp",
+    ]
+    for name in (*stale, *others):
         (tmp_path / name).touch()
     with atomic_write(tmp_path / "a.tar") as temporary:
         temporary.touch()
     assert {path.name for path in tmp_path.iterdir()} == {"a.tar", *others}
+
+
+def test_a_folder_is_looked_through_once_however_many_files_are_written(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    write_json(tmp_path / "a.json", 0)
+    late = tmp_path / f".b.json.{socket.gethostname().replace('.', '-')}.{dead.pid}.tmp"
+    late.touch()
+    write_json(tmp_path / "b.json", 0)
+    assert late.exists()
 
 
 FULL = """

@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def atomic_write(path: str | Location) -> Iterator[Path]:
     """Yield a temporary path; what was written there takes ``path``'s name only if the block ends without an error.
 
     On a disk it lies beside ``path`` and is renamed; a bucket gets it in one upload, which it shows only when whole.
-    What a process of this machine that was killed left of ``path`` goes.
+    What a process of this machine that was killed left in the folder goes, by one look at it.
     """
     path = locate(path)
     if not isinstance(path, Path):
@@ -65,9 +66,8 @@ def atomic_write(path: str | Location) -> Iterator[Path]:
             path.fs.put_file(str(temporary), path.path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    ours = f".{path.name}.{socket.gethostname()}."  # on a disk that machines share, a number may be another's process
-    _remove_stale(path.parent, ours)
-    temporary = path.with_name(f"{ours}{os.getpid()}.tmp")
+    _remove_stale(path.parent.absolute())
+    temporary = path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.tmp")
     try:
         with naming(path):
             temporary.touch()
@@ -90,12 +90,18 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
 
 
-def _remove_stale(folder: Path, start: str) -> None:
-    """Remove the temporary files ``<start><process>.tmp`` of processes that are no more."""
+@cache  # a folder may hold 100,000 files, and as many may be written
+def _remove_stale(folder: Path) -> None:
+    """Remove the temporary files of this machine's processes that are no more."""
     for name in names_in(folder):
-        process = name.removeprefix(start).removesuffix(".tmp")
-        if name == f"{start}{process}.tmp" and process.isdecimal() and not _lives(int(process)):
+        *_, machine, process, suffix = ["", "", *name.split(".")]
+        if suffix == "tmp" and machine == _machine() and process.isdecimal() and not _lives(int(process)):
             (folder / name).unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Of a disk that machines share, a process's number may be that of another's; without dots, which part a name."""
+    return socket.gethostname().replace(".", "-")
 
 
 def _lives(process: int) -> bool:
