@@ -42,6 +42,11 @@ def test_keys_that_do_not_fit_are_named():
         build.instantiate(OmegaConf.create({"_target_": "imagen.weighting.Uniform", "nonesuch": 1}))
 
 
+def test_a_network_of_the_other_kind_is_refused_as_one_types_it():
+    with pytest.raises(UserError, match=r"^network.low_res=true does not go with low_resolution=null: "):
+        build.build_module(compose("train", ["experiment=toy", "network=unet_sr_toy"]))
+
+
 @pytest.mark.parametrize("low", [12, 16, 32])
 def test_a_low_resolution_that_does_not_fit_is_refused(low):
     with pytest.raises(UserError, match=f"low_resolution={low}"):

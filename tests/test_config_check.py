@@ -53,6 +53,8 @@ def with_override(text: str) -> DictConfig:
         ("max_steps=1e3", "max_steps=1000.0 must be a whole number: write max_steps=1000"),
         ("name=3", "name=3 must be text: put quotes round it, 'name=\"3\"'"),
         ("compile=yes", "compile=yes must be true or false"),
+        ("name=true", "name=true must be text"),
+        ("max_steps=null", "max_steps=null must be a whole number"),
         ("low_resolution=abc", "low_resolution=abc must be a whole number or null"),
         ("optimizer.lr=fast", "optimizer.lr=fast must be a number"),
         ("optimizer.betas=[0.1]", "optimizer.betas=[0.1] must be a list of 2"),

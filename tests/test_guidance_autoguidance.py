@@ -92,8 +92,12 @@ def test_two_runs_guide_one_another_from_the_command_line(runs: list[str], tmp_p
 @pytest.mark.parametrize(
     ("experiment", "override", "message"),
     [
-        ("toy", "resolution=32", r"has resolution=32, which does not go with the resolution=16 .*give a run"),
-        ("toy_sr32", "resolution=16 low_resolution=8", r"has low_resolution=8, .*low_resolution=None"),
+        (
+            "toy",
+            "resolution=32 network.attention_resolutions=[16]",
+            r"has resolution=32, which does not go with the stage .*give a run with resolution=16",
+        ),
+        ("toy_sr32", "resolution=16 low_resolution=8", r"has low_resolution=8, .*low_resolution=null"),
         ("toy", "text_encoder.max_length=5", r"text encoder 'hash' is not the one.*max_length: 64 here, 5 there"),
     ],
 )

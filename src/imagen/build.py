@@ -19,6 +19,7 @@ from torch import nn
 from imagen.cascade import Cascade
 from imagen.cli import as_overrides
 from imagen.conditioning_augmentation import NoAugmentation
+from imagen.config_check import typed
 from imagen.denoiser import Denoiser
 from imagen.devices import pick_device
 from imagen.errors import UserError
@@ -177,8 +178,9 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"low_resolution={low} must divide resolution={cfg.resolution} and be smaller")
     if cfg.network.low_res != (low is not None):
         raise UserError(
-            f"network.low_res={cfg.network.low_res} does not go with low_resolution={low}: a super-resolution stage "
-            "needs both, network.low_res=true and the size that it enlarges; a base stage neither"
+            f"network.low_res={typed(cfg.network.low_res)} does not go with low_resolution={typed(low)}: "
+            "a super-resolution stage needs both, network.low_res=true and the size that it enlarges; a base stage "
+            "neither"
         )
     if cfg.trainer.accumulate_grad_batches < 1:
         raise UserError(f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches} must be at least 1")
@@ -259,8 +261,8 @@ def find_denoiser(source: str, guided: DictConfig) -> Callable[[], Denoiser]:
     for key in ("resolution", "low_resolution"):
         if cfg[key] != guided[key]:
             raise UserError(
-                f"guidance.checkpoint={source} has {key}={cfg[key]}, which does not go with the {key}={guided[key]} of "
-                f"the stage that it is to guide: give a run with {key}={guided[key]}"
+                f"guidance.checkpoint={source} has {key}={typed(cfg[key])}, which does not go with the stage that it "
+                f"is to guide: give a run with {key}={typed(guided[key])}"
             )
     _check_encoder(build_encoder(guided).declared(), [head], [source])
 

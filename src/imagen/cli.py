@@ -16,7 +16,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from imagen.config_check import check_values, read_yaml
+from imagen.config_check import check_values, read_yaml, typed
 from imagen.errors import UserError
 from imagen.files import NO_ROOM
 from imagen.slots import SLOTS
@@ -50,7 +50,7 @@ def as_overrides(group: str, node: DictConfig) -> str:
     """``node`` as one would pick it on the command line: the nearest option of ``group``, and what differs from it."""
     said = {str(key): value for key, value in node.items()}
     differing = {
-        path.stem: [f"{group}.{key}={value}" for key, value in said.items() if read_yaml(path).get(key) != value]
+        path.stem: [f"{group}.{key}={typed(value)}" for key, value in said.items() if read_yaml(path).get(key) != value]
         for path in sorted((CONF / group).glob("*.yaml"))
         if read_yaml(path).get("_target_") == said.get("_target_")
     }

@@ -5,6 +5,7 @@ the kind that they have in its own yaml.
 """
 
 import inspect
+import json
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,6 +111,11 @@ def described(kind: Any) -> str:
     return NAMES.get(kind, "")
 
 
+def typed(value: object) -> str:
+    """A value as one types it: ``null`` and ``true``, not Python's names for them."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
 def _bare(kind: Any) -> Any:
     """An annotation without what ``Annotated`` adds to it."""
     return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
@@ -123,8 +129,7 @@ def _require(fit: bool, key: str, value: object, kind: str) -> None:
         hint = f": write {key}={int(value)}"
     if kind.startswith(NAMES[str]) and isinstance(value, int | float):
         hint = f": put quotes round it, '{key}=\"{value}\"'"
-    shown = "null" if value is None else value
-    raise UserError(f"{key}={shown} must be {kind or 'something else'}{hint}")
+    raise UserError(f"{key}={typed(value)} must be {kind or 'something else'}{hint}")
 
 
 def _declared(conf: Path, config_name: str) -> dict[str, Any]:
