@@ -83,6 +83,13 @@ def test_the_limit_grows_with_what_was_seen():
         unfit.add(64, faults(1, first=50))
 
 
+def test_each_rank_counts_its_share():
+    unfit = Unfit(total=10**6, allowed=0.001, ranks=10)
+    unfit.add(64, faults(1))
+    with pytest.raises(UserError, match="2 of 1000 samples"):
+        unfit.add(64, faults(1, first=1))
+
+
 def test_the_worst_shards_come_first():
     unfit = Unfit(total=10, allowed=0.001)
     with pytest.raises(UserError, match=r"worst shards: c.tar \(9\), b.tar \(4\), d.tar \(2\): "):

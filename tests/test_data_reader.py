@@ -15,8 +15,9 @@ from PIL import Image
 
 from imagen.data import reader
 from imagen.data.reader import Decode, Raw
-from imagen.data.shards import caption_hash, dump_tokens, write_tar
+from imagen.data.shards import write_tar
 from imagen.data.stream import Crop, Fault, Sample, Shard
+from imagen.data.tokens import caption_hash, dump_tokens
 
 FINGERPRINT = small_set.ENCODER.fingerprint()
 
@@ -238,7 +239,15 @@ def test_orientation_from_the_json():
     assert isinstance(sample, Sample)
     assert sample.image[0, 0].tolist() == [255, 0, 0]  # upright, the middle square is red on its left
     assert sample.image[0, -1].tolist() == [0, 0, 255]
-    for broken in (b'"Image Orientation"', b'{"exif": "Image Orientation"}', b'{"exif": null, "Image Orientation": 1}'):
+    nested = b'{"exif": ' + b"[" * 100_000 + b'"Image Orientation"'
+    listed = json.dumps({"exif": json.dumps({"Image Orientation": ["Rotated 90 CW"]})}).encode()
+    for broken in (
+        nested,
+        listed,
+        b'"Image Orientation"',
+        b'{"exif": "Image Orientation"}',
+        b'{"exif": null, "Image Orientation": 1}',
+    ):
         assert isinstance(decode(raw(picture=wide.getvalue(), info=broken)), Sample)
 
 

@@ -1,12 +1,18 @@
 """The folder contract: names, hashes, tars, and finding the sidecars that fit an encoder."""
 
+import io
 import json
 import tarfile
+from contextlib import suppress
 
 import pytest
 import torch
 
 from imagen.data import shards
+from imagen.data.index import PICTURE_FIELDS, scan
+from imagen.data.reader import read_shard
+from imagen.data.shards import read_captions, walk, write_tar
+from imagen.data.stream import Shard
 from imagen.data.tokens import dump_tokens
 from imagen.errors import UserError
 from imagen.text_encoder import Hash, fingerprint8
@@ -101,3 +107,51 @@ def test_no_folder_names_the_command_and_several_ask_which(tmp_path):
     sidecar(tmp_path, weights="b")
     with pytest.raises(UserError, match="several text folders"):
         shards.find_text_folder(tmp_path, "train", ENCODER)
+
+
+def hostile(**changed) -> bytes:
+    """A tar of one good member and one whose header claims what it should not."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        good = tarfile.TarInfo("0.txt")
+        good.size = 4
+        tar.addfile(good, io.BytesIO(b"good"))
+        bad = tarfile.TarInfo("1.txt")
+        for name, value in changed.items():
+            setattr(bad, name, value)
+        content.write(bad.tobuf(tarfile.PAX_FORMAT if bad.pax_headers else tarfile.GNU_FORMAT))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"size": 2**40},
+        {"size": 2**70},
+        {"size": -5},
+        {"pax_headers": {"GNU.sparse.map": "1,x", "GNU.sparse.major": "0"}},
+        {"pax_headers": {"size": "nonsense"}},
+    ],
+    ids=str,
+)
+def test_what_a_header_claims_costs_nothing(tmp_path, claim):
+    tar = tmp_path / "00000.tar"
+    tar.write_bytes(hostile(**claim))
+    names = []
+    with suppress(UserError):  # damage is told; a large claim alone is passed over
+        for member in walk(tar):
+            names.append(member.name)
+            member.read()
+    assert names[0] == "0.txt"
+    with suppress(UserError):
+        assert read_captions(tar)["0"] == "good"
+    assert scan(tar, PICTURE_FIELDS)["key"][0] == b"0"
+    (first, *_) = read_shard(Shard(tar, None, 2), None)
+    assert first.key in ("0", "#0")
+
+
+def test_names_without_end_are_passed_over(tmp_path):
+    tar = tmp_path / "00000.tar"
+    write_tar(tar, [("x" * 100_000 + ".txt", b"long"), ("0.txt", b"good")])
+    assert read_captions(tar) == {"0": "good"}
+    assert scan(tar, PICTURE_FIELDS).dtype["key"].itemsize == 1

@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, read_index
 from imagen.data.reader import Raw
-from imagen.data.shards import read_encoder
+from imagen.data.shards import MAX_BYTES, read_encoder
 from imagen.data.stream import Shard
 from imagen.errors import UserError
 from imagen.files import Location, locate
@@ -145,16 +145,17 @@ class OpenTar:
         numbers = zip(self.fields, self._offsets[row].tolist(), self._sizes[row].tolist(), strict=True)
         return {name: (offset, size) for name, offset, size in numbers if offset}
 
-    def _bytes(self, spans: list[Span]) -> list[bytes]:
+    def _bytes(self, spans: list[Span]) -> list[bytes | Exception]:
         if self._file is not None:
-            return [os.pread(self._file, end - begin, begin) for begin, end in spans]
+            return [_pread(self._file, begin, end) for begin, end in spans]
         begins, ends = ([span[end] for span in spans] for end in (0, 1))
         assert not isinstance(self.tar, Path)
         # all at once: a bucket answers a hundred requests in the time of one
-        found = self.tar.fs.cat_ranges([self.tar.path] * len(spans), begins, ends, on_error="return")
-        return [data if isinstance(data, bytes) else b"" for data in found]
+        return self.tar.fs.cat_ranges([self.tar.path] * len(spans), begins, ends, on_error="return")
 
-    def _members(self, row: int, entries: dict[str, Span], begin: int, data: bytes) -> Members:
+    def _members(self, row: int, entries: dict[str, Span], begin: int, data: bytes | Exception) -> Members:
+        if isinstance(data, Exception):
+            return Members({}, f"the tar cannot be read ({data})")
         key = bytes(self.index["key"][row])
         content: dict[str, bytes] = {}
         for name, (offset, size) in entries.items():
@@ -163,6 +164,13 @@ class OpenTar:
                 return Members({}, "the tar is damaged, or not the one that was indexed")
             content[name] = data[first : first + size]
         return Members(content)
+
+
+def _pread(file: int, begin: int, end: int) -> bytes | Exception:
+    try:
+        return os.pread(file, min(end - begin, MAX_BYTES), begin)
+    except OSError as error:  # of a disk or a network that fails for this sample alone
+        return error
 
 
 def _span(entries: dict[str, Span]) -> Span:

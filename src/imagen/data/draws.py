@@ -6,6 +6,7 @@ addressed by (seed, worker, where training started or went on).
 
 import itertools
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -60,10 +61,11 @@ class Draws:
             buffer[place] = pair
 
     def _batches(self, pairs: Iterable[tuple[int, Raw]], places: Iterator[Place]) -> Iterator[Delivery]:
-        samples: list[Sample] = []
+        pending: defaultdict[tuple[int, int] | None, list[Sample]] = defaultdict(list)  # a batch is of one shape
         faults: list[Fault] = []
         in_a_row = 0
         for draw, raw in pairs:
+            samples = pending[raw.shape]
             try:
                 samples.append(self.decode.sample(draw, raw))
                 in_a_row = 0
@@ -75,7 +77,7 @@ class Draws:
                     return
             if len(samples) == self.size:
                 yield Delivery(collate(samples, self.flip, next(places)), faults)
-                samples, faults = [], []
+                pending[raw.shape], faults = [], []
 
     def _place(self, local: int) -> Place:
         part = local % self.accumulate * self.world + self.rank

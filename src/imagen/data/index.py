@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from imagen.data.shards import ENCODER_MEMBER, open_tar
+from imagen.data.shards import ENCODER_MEMBER, walk
 from imagen.errors import UserError
 from imagen.files import Location, write_array
 
@@ -44,12 +44,12 @@ def scan(tar: Location, fields: dict[str, str]) -> np.ndarray:
     and field the last counts, as for a tar unpacked on a disk.
     """
     rows = []
-    for key, members in itertools.groupby(_headers(tar), key=lambda member: member.name.rpartition(".")[0]):
+    for key, members in itertools.groupby(_headers(tar), key=lambda info: info.name.rpartition(".")[0]):
         row: dict[str, tuple[int, int]] = {}
-        for member in members:
-            field = fields.get(member.name.rpartition(".")[2].lower())
+        for info in members:
+            field = fields.get(info.name.rpartition(".")[2].lower())
             if field is not None:
-                row[field] = (member.offset_data, member.size)
+                row[field] = (info.offset_data, info.size)
         if row:
             name = key.encode(errors="surrogateescape")  # as tarfile read it
             rows.append((name, *(row.get(field, (0, 0)) for field in dict.fromkeys(fields.values()))))
@@ -60,13 +60,11 @@ def scan(tar: Location, fields: dict[str, str]) -> np.ndarray:
 
 def _headers(tar: Location) -> Iterator[tarfile.TarInfo]:
     try:
-        with open_tar(tar) as archive:
-            while (info := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # or it keeps every header
-                if info.isreg() and not info.issparse() and info.name != ENCODER_MEMBER:
-                    yield info
-    except (tarfile.TarError, OSError) as error:
-        log.warning("%s cannot be read on (%s)", tar, error)
+        for member in walk(tar):
+            if member.name != ENCODER_MEMBER:
+                yield member.info
+    except (UserError, OSError) as error:
+        log.warning("%s", error)
 
 
 def write_index(tar: Location, fields: dict[str, str]) -> None:

@@ -29,13 +29,13 @@ class Unfit:
 
     UserError, naming the worst shards, once they are more than ``allowed`` (a fraction) of the samples seen, where
     "seen" counts as at least 10,000 or the whole set, lest bad luck at the start stops a run that would have kept its
-    limit. A single one never stops a run.
+    limit. Each of ``ranks`` counts its own share. A single one never stops a run.
     """
 
     LOGGED = 20
 
-    def __init__(self, total: int, allowed: float) -> None:
-        self.total, self.allowed = total, allowed
+    def __init__(self, total: int, allowed: float, ranks: int = 1) -> None:
+        self.total, self.least, self.allowed = total // ranks, 10_000 // ranks, allowed
         self.seen = 0
         self.found: dict[tuple[str, str], str] = {}
 
@@ -47,7 +47,7 @@ class Unfit:
                 if len(self.found) <= self.LOGGED:
                     last = " (further ones are counted, not logged)" if len(self.found) == self.LOGGED else ""
                     log.warning("unfit sample %s of %s: %s%s", key, shard, reason, last)
-        of = min(self.total, max(self.seen, 10_000))
+        of = min(self.total, max(self.seen, self.least))
         if len(self.found) > max(1, self.allowed * of):
             raise self.error(
                 f"{len(self.found)} of {of} samples are unfit, more than data.max_unfit={self.allowed} allows"
@@ -213,7 +213,7 @@ class StreamModule(lightning.LightningDataModule, ABC):
 
     def _unfit_of(self, split: str) -> Unfit:
         total = sum(shard.count for shard in self.shards[split])
-        return self.unfit.setdefault(split, Unfit(total, self._max_unfit))
+        return self.unfit.setdefault(split, Unfit(total, self._max_unfit, self._ranks()[1]))
 
     def _reader(self, split: str, order: GlobalOrder) -> ReadParts:
         return ReadParts(order, *self.reading(split), self.flip)

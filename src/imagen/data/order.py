@@ -100,10 +100,18 @@ class GlobalOrder:
         return _epoch(self, number)
 
     def _within(self, epoch: int, bucket: int, window: int, size: int) -> Int[np.ndarray, " n"]:
-        return _within(size, self.seed, epoch, bucket, window)
+        if (epoch, window) not in (made := self._windows.setdefault(bucket, {})):
+            while len(made) > 1:  # the last and this one: parts and their stand-ins straddle no more
+                made.pop(next(iter(made)))
+            made[epoch, window] = shuffled(size, self.seed, "window", epoch, bucket, window)
+        return made[epoch, window]
+
+    @functools.cached_property
+    def _windows(self) -> dict[int, dict[tuple[int, int], Int[np.ndarray, " _"]]]:
+        return {}
 
     def __hash__(self) -> int:
-        return id(self)  # for the caches below; its shards may be many
+        return id(self)  # for the cache below; its shards may be many
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -123,11 +131,6 @@ def _epoch(order: GlobalOrder, number: int) -> Epoch:
     for one in range(len(ends)):
         turn[bucket == one] = np.arange((bucket == one).sum())
     return Epoch(number, shards, ends, bucket, turn)
-
-
-@functools.lru_cache(maxsize=64)
-def _within(size: int, *address: int) -> Int[np.ndarray, " n"]:
-    return shuffled(size, "window", *address)
 
 
 @dataclass(frozen=True)

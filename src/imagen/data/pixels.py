@@ -2,7 +2,9 @@
 
 import functools
 import io
+import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -82,6 +84,16 @@ def upright_turn(picture: Image.Image, orientation: str | None) -> Image.Transpo
     if tag is None:
         return _UPRIGHT.get(orientation or "")
     return _BY_TAG.get(tag)
+
+
+def orientation_in(info: bytes | None) -> str | None:
+    """What a sample's json, as img2dataset writes it, says of the camera; None where it says nothing of use."""
+    if info is None or b"Image Orientation" not in info:  # so it is rarely parsed
+        return None
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        said = json.loads(json.loads(info)["exif"])["Image Orientation"]
+        return said if isinstance(said, str) else None
+    return None
 
 
 def over_white(picture: Image.Image) -> Image.Image:

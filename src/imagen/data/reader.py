@@ -8,7 +8,6 @@ import itertools
 import json
 import logging
 import random
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +18,10 @@ from torch import Tensor
 
 from imagen.data import pixels
 from imagen.data.index import PICTURE_FIELDS
-from imagen.data.shards import ENCODER_MEMBER, TOKENS_SUFFIX, open_tar
+from imagen.data.shards import ENCODER_MEMBER, TOKENS_SUFFIX, walk
 from imagen.data.stream import Crop, Sample, Shard
 from imagen.data.tokens import caption_hash, load_tokens
+from imagen.errors import UserError
 from imagen.files import Location
 from imagen.randomness import seed_of
 
@@ -118,19 +118,11 @@ def _says(content: bytes, fingerprint: dict[str, Any] | None) -> bool:
 def _members(tar: Location) -> Iterator[tuple[str, bytes]]:
     """Name and content of every file, in order; a damaged tar ends where the damage begins."""
     try:
-        with open_tar(tar) as archive:
-            while (info := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # or it keeps every header of the shard
-                if not info.isreg() or info.issparse():
-                    continue
-                assert archive.fileobj is not None
-                archive.fileobj.seek(info.offset_data)
-                content = archive.fileobj.read(info.size)
-                if len(content) < info.size:
-                    raise tarfile.ReadError("unexpected end of data")
-                yield info.name, content
-    except (tarfile.TarError, OSError) as error:
-        log.warning("%s cannot be read on (%s)", tar, error)
+        for member in walk(tar):
+            if (content := member.read()) is not None:
+                yield member.name, content
+    except (UserError, OSError) as error:
+        log.warning("%s", error)
 
 
 @dataclass(frozen=True)
@@ -177,7 +169,7 @@ class Decode:
 
     def _image(self, epoch: int, raw: Raw, content: bytes) -> UInt8[np.ndarray, "h w 3"]:
         shape = raw.shape or (self.resolution, self.resolution)
-        orientation, along = _orientation(raw.info), self._along(epoch, raw.key)
+        orientation, along = pixels.orientation_in(raw.info), self._along(epoch, raw.key)
         window = self.crop.window(*shape, epoch, raw.key)
         if (part := pixels.open_window(content, shape, orientation, along, window)) is not None:
             return part
@@ -188,13 +180,3 @@ class Decode:
         if not self.random_crop:
             return 0.5
         return random.Random(seed_of(self.seed, "crop", epoch, key)).random()
-
-
-def _orientation(info: bytes | None) -> str | None:
-    """What the json of img2dataset says of the camera; the rest of the json is not needed, so it is rarely parsed."""
-    if info is None or b"Image Orientation" not in info:
-        return None
-    try:
-        return json.loads(json.loads(info)["exif"])["Image Orientation"]
-    except (ValueError, KeyError, TypeError):
-        return None

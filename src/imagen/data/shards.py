@@ -17,11 +17,11 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from imagen.data.tokens import caption_hash, dump_tokens, load_tokens  # noqa: F401
 from imagen.errors import UserError
 from imagen.files import Location, atomic_write, locate, names_in
 from imagen.text_encoder import TextEncoder, fingerprint8
@@ -30,6 +30,9 @@ SPLITS = ("train", "val")
 ENCODER_MEMBER = "_encoder.json"
 TOKENS_SUFFIX = ".safetensors"
 _TEXT = re.compile("text-.+-.+")
+MAX_NAME = 1000
+MAX_BYTES = 2**28
+"""What a member may have: no picture or embedding comes near it, and a damaged header may claim anything."""
 
 
 def images_folder(root: str | Location, split: str, size: int) -> Location:
@@ -91,20 +94,66 @@ def open_tar(tar: str | Location) -> Iterator[tarfile.TarFile]:
         yield archive
 
 
+@dataclass(frozen=True)
+class Member:
+    """A plain file of a tar, met on a walk through it."""
+
+    tar: str | Location
+    info: tarfile.TarInfo
+    file: Any  # opened to read bytes
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    def read(self) -> bytes | None:
+        """Its content, None where it claims to be larger than any picture is. UserError if the tar ends before it."""
+        if self.info.size > MAX_BYTES:
+            return None
+        with _damage(self.tar):
+            self.file.seek(self.info.offset_data)
+            content = self.file.read(self.info.size)
+            if len(content) < self.info.size:
+                raise EOFError("unexpected end of data")
+            return content
+
+
+def walk(tar: str | Location) -> Generator[Member, None, None]:
+    """The plain files of a tar, by their headers alone; memory is that of one.
+
+    Links, folders, sparse files and names of more than 1,000 characters are passed over. Raises: UserError where
+    damage begins, whatever the headers claim.
+    """
+    with _damage(tar), open_tar(tar) as archive:
+        assert archive.fileobj is not None
+        while (info := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # or it keeps every header
+            if not 0 <= info.size < 2**62:
+                raise tarfile.ReadError(f"a size of {info.size}")
+            if info.isreg() and not info.issparse() and len(info.name) <= MAX_NAME:
+                yield Member(tar, info, archive.fileobj)
+
+
+@contextmanager
+def _damage(tar: str | Location) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{tar} is damaged ({error}): remove it and write it again") from error
+
+
 def read_members(tar: str | Location, suffix: str) -> Iterator[tuple[str, bytes]]:
     """(key, content) of the members that end in ``suffix``, in the tar's order, seeking over all others.
 
     UserError where the tar is damaged.
     """
-    try:
-        with open_tar(tar) as archive:
-            for info in archive:
-                if info.isfile() and info.name.endswith(suffix) and info.name != ENCODER_MEMBER:
-                    content = archive.extractfile(info)
-                    assert content is not None
-                    yield info.name.removesuffix(suffix), content.read()
-    except tarfile.TarError as error:
-        raise UserError(f"{tar} is damaged ({error}): remove it and write it again") from error
+    for member in walk(tar):
+        if member.name.endswith(suffix) and member.name != ENCODER_MEMBER and (content := member.read()) is not None:
+            yield member.name.removesuffix(suffix), content
 
 
 def read_captions(tar: str | Location) -> dict[str, str]:
@@ -115,13 +164,12 @@ def read_captions(tar: str | Location) -> dict[str, str]:
 def read_encoder(tar: str | Location) -> dict[str, Any]:
     """The full fingerprint of the encoder that made a sidecar tar: its first member."""
     try:
-        with open_tar(tar) as archive:
-            first = archive.next()
-            if first is not None and first.name == ENCODER_MEMBER:
-                content = archive.extractfile(first)
-                assert content is not None
-                return json.load(content)
-    except (tarfile.TarError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        with closing(walk(tar)) as members:
+            first = next(members, None)
+            content = first.read() if first is not None and first.name == ENCODER_MEMBER else None
+        if content is not None:
+            return json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{tar} cannot be read as a tar of text embeddings ({error}): make it again") from error
     raise UserError(f"{tar} is no tar of text embeddings: its first member is not {ENCODER_MEMBER}")
 

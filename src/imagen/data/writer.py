@@ -9,14 +9,15 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from imagen.data.index import PICTURE_FIELDS, index_path, write_index
 from imagen.data.shards import stats_path, write_tar
 from imagen.errors import UserError
-from imagen.files import Location, atomic_write, write_json
+from imagen.files import Location, atomic_write, names_in, write_json
 
 INTEGERS = ("width", "height", "original_width", "original_height")
 
@@ -114,31 +115,72 @@ def _column(name: str, values: list[Any]) -> Any:
     return pyarrow.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
 
 
-def _stats(tar: Location) -> dict[str, Any]:
-    """The stats of a shard, empty where it is not whole; UserError where something else wrote it."""
-    if not stats_path(tar).exists():
+def read_stats(tar: Location) -> dict[str, Any]:
+    """What ``_stats.json`` says of ``tar``; empty where there is none, or what is there is none."""
+    try:
+        stats = json.loads(stats_path(tar).read_bytes())
+    except (FileNotFoundError, ValueError):
         return {}
-    stats = json.loads(stats_path(tar).read_text())
-    if "recipe" not in stats:
-        raise UserError(f"{tar} was written by another program and would be overwritten: choose another, root=<folder>")
-    return stats if tar.exists() and tar.with_suffix(".parquet").exists() else {}
+    return stats if isinstance(stats, dict) else {}
+
+
+def own_stats(tar: Location, script: str | None) -> dict[str, Any]:
+    """The stats of a shard, empty where it is not whole. Raises: UserError where another than ``script`` wrote it."""
+    stats = read_stats(tar)
+    recipe = stats.get("recipe")
+    if stats and not (isinstance(recipe, dict) and recipe.get("script") == script):
+        raise UserError(f"{tar} was written by another program and would be overwritten: choose another folder")
+    return stats if stats and tar.exists() and tar.with_suffix(".parquet").exists() else {}
+
+
+def whole_stats(tar: Location, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The stats of a shard made by this recipe, empty where it is not there or of another making.
+
+    Raises: UserError where another program wrote it.
+    """
+    stats = own_stats(tar, recipe.get("script"))
+    return stats if stats.get("recipe") == recipe else {}
 
 
 def is_whole(tar: Location, recipe: dict[str, Any]) -> bool:
     """Whether the shard is there and was made by this recipe."""
-    return _stats(tar).get("recipe") == recipe
+    return bool(whole_stats(tar, recipe))
 
 
 def all_whole(folder: Location, recipe: dict[str, Any]) -> bool:
     """Whether every shard of the folder is there by this recipe; the first one says how many there are."""
-    shards = _stats(folder / "00000.tar").get("shards", 0)
+    shards = whole_stats(folder / "00000.tar", recipe).get("shards", 0)
     return shards > 0 and all(is_whole(folder / f"{i:05}.tar", recipe) for i in range(shards))
 
 
-def remove_surplus(folder: Location, shards: int) -> None:
-    """Remove shards of an earlier, larger set, so that they are not read along with the new ones."""
-    for tar in folder.glob("*.tar"):
-        if tar.stem.isdigit() and int(tar.stem) >= shards and _stats(tar):
+def say_shards(tar: Location, stats: dict[str, Any], shards: int) -> None:
+    """Of a shard that stays as it is, let the stats say of how many it is one now."""
+    if stats["shards"] != shards:
+        write_json(stats_path(tar), stats | {"shards": shards})
+
+
+def source_digest(tar: Location) -> str:
+    """What changes when a shard was written anew with other content: its SHA-256 as its stats say, or theirs."""
+    content = stats_path(tar).read_bytes()
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(content)["sha256"])
+    return hashlib.sha256(content).hexdigest()
+
+
+def shard_names(shards: int) -> set[str]:
+    """The tars of a set of so many."""
+    return {f"{number:05}.tar" for number in range(shards)}
+
+
+def remove_surplus(folder: Location, names: Collection[str], script: str | None) -> None:
+    """Remove the shards of an earlier set that are not among ``names``, so that they are not read along with the new.
+
+    Raises: UserError where another than ``script`` wrote one.
+    """
+    there = names_in(folder)
+    surplus = [folder / name for name in sorted(there.difference(names)) if name.endswith(".tar")]
+    for tar in surplus:
+        if stats_path(tar).name in there and own_stats(tar, script):
             stats_path(tar).unlink()
             for path in (tar.with_suffix(".parquet"), index_path(tar), tar):
                 path.unlink(missing_ok=True)
