@@ -260,8 +260,15 @@ def test_the_smallest_pictures_that_are_large_enough(root: Path, tmp_path: Path)
         assert module.shards["train"][0].images.parent.name == folder
         assert next(iter(module.train_dataloader())).image.shape == (4, 3, resolution, resolution)
     assert build(tmp_path, images="images-32").shards["val"][0].images.parent.name == "images-32"
-    with pytest.raises(UserError, match=r"images-33 has no shards \(found: 16, 32, 8\): make the set"):
+    with pytest.raises(UserError, match=r"images-33 has no shards \(found: images-16, images-32, images-8\): make the set"):
         build(tmp_path, resolution=33)
+
+
+def test_where_only_buckets_are_there_they_are_named(tmp_path: Path):
+    small_set.write_split(tmp_path, "train", [4])
+    (tmp_path / "train" / "images-8").rename(tmp_path / "train" / "images-8-buckets")
+    with pytest.raises(UserError, match=r"found: images-8-buckets\): take another, data.images=images-8-buckets"):
+        build(tmp_path)
 
 
 def test_missing_shards_are_named_with_the_command(tmp_path: Path):

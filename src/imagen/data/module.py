@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import signal
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -100,13 +101,19 @@ def kill_workers() -> None:
             child.kill()
 
 
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class StreamModule(lightning.LightningDataModule, ABC):
     """A set of captioned pictures as endless training batches and finite validation batches.
 
     ``batch_size`` is the global one: a rank's batch is ``batch_size / (ranks x accumulated batches)``. Every sample
     comes once an epoch, in an order that neither ranks nor workers change (``imagen.data.order``, which tells of
     ``window``); a resumed training goes on where it was. Pictures are read at ``resolution``; of each, training sees a
-    random square of ``crop`` pixels, validation the middle one; None: the whole of it.
+    random square of ``crop`` pixels, validation the middle one; None: the whole of it. ``num_workers`` None: one a
+    core, at most 8.
     """
 
     text_fingerprint: dict[str, Any]
@@ -120,7 +127,7 @@ class StreamModule(lightning.LightningDataModule, ABC):
         crop: int | None,
         batch_size: int,
         seed: int,
-        num_workers: int,
+        num_workers: int | None,
         multiprocessing_context: str | None,
         flip: bool,
         window: int,
@@ -136,7 +143,8 @@ class StreamModule(lightning.LightningDataModule, ABC):
             raise UserError(f"data.window={window} must be at least 1: so many shards are shuffled together")
         self.encoder, self.resolution, self.batch_size, self.seed = encoder, resolution, batch_size, seed
         self.crop, self.window = crop, window
-        self.num_workers, self.multiprocessing_context, self.flip = num_workers, multiprocessing_context, flip
+        self.num_workers = min(8, _cores()) if num_workers is None else num_workers
+        self.multiprocessing_context, self.flip = multiprocessing_context, flip
         self.shards, self.unfit, self._max_unfit = {}, {}, max_unfit
         self._loaded = 0
 

@@ -44,7 +44,7 @@ class WebDatasetModule(StreamModule):
         crop: int | None,
         batch_size: int,
         seed: int,
-        num_workers: Natural,
+        num_workers: Natural | None,
         multiprocessing_context: str | None,
         flip: bool,
         random_crop: bool,
@@ -110,7 +110,10 @@ class WebDatasetModule(StreamModule):
         enough = [int(size) for size in sizes if size.isdecimal() and int(size) >= self.resolution]
         chosen = folder / (self.images or f"images-{min(enough, default=self.resolution)}")
         if not any(name.endswith(".tar") for name in names_in(chosen)):
-            raise UserError(f"{chosen} has no shards (found: {', '.join(sorted(sizes)) or 'none'}): {self.made_by}")
+            others = ", ".join(f"images-{size}" for size in sorted(sizes)) or "none"
+            buckets = next((size for size in sorted(sizes) if not size.isdecimal()), None)
+            remedy = self.made_by if buckets is None else f"take another, data.images=images-{buckets}"
+            raise UserError(f"{chosen} has no shards (found: {others}): {remedy}")
         return chosen
 
     def _text_folder(self, split: str) -> Location:
@@ -188,7 +191,7 @@ class ResampledWebDataset(WebDatasetModule):
         crop: int | None,
         batch_size: int,
         seed: int,
-        num_workers: Natural,
+        num_workers: Natural | None,
         multiprocessing_context: str | None,
         flip: bool,
         random_crop: bool,
