@@ -25,7 +25,16 @@ from tqdm import tqdm
 from imagen.cli import main
 from imagen.data import pixels
 from imagen.data.shards import SPLITS, images_folder
-from imagen.data.writer import Entry, all_whole, is_whole, remove_surplus, sample_row, shard_key, write_shard
+from imagen.data.writer import (
+    Entry,
+    all_whole,
+    is_whole,
+    remove_surplus,
+    sample_row,
+    shard_key,
+    shard_names,
+    write_shard,
+)
 from imagen.errors import UserError
 from imagen.files import atomic_write, make_folder
 
@@ -176,7 +185,7 @@ def write(cfg: DictConfig, recipe: dict[str, Any], split_pictures: dict[str, lis
     for name, pictures in split_pictures.items():
         cut = [pictures[i : i + cfg.shard_size] for i in range(0, len(pictures), cfg.shard_size)]
         for size in cfg.sizes:
-            remove_surplus(images_folder(cfg.root, name, size), len(cut))
+            remove_surplus(images_folder(cfg.root, name, size), shard_names(len(cut)), None)
         for index, shard in enumerate(cut):
             tars = {size: images_folder(cfg.root, name, size) / f"{index:05}.tar" for size in cfg.sizes}
             if missing := {size: tar for size, tar in tars.items() if not is_whole(tar, recipe)}:

@@ -14,6 +14,7 @@ from imagen.data.writer import (
     remove_surplus,
     sample_row,
     shard_key,
+    shard_names,
     write_parquet,
     write_shard,
 )
@@ -83,7 +84,7 @@ def test_a_folder_is_whole_when_all_its_shards_are(tmp_path):
 def test_surplus_shards_go_and_foreign_ones_are_refused(tmp_path):
     for shard in range(3):
         write(tmp_path, shard, shards=3)
-    remove_surplus(tmp_path, 1)
+    remove_surplus(tmp_path, shard_names(1), None)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["00000.parquet", "00000.tar", "00000_index.npy", "00000_stats.json"]
     stats_path(tmp_path / "00000.tar").write_text('{"count": 2, "successes": 2}')

@@ -212,3 +212,24 @@ def test_the_script(source, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "20 of 25 captions, SHA-256" in result.stdout
     assert "6 pictures" in result.stdout
+
+
+def test_the_report_waits_for_what_is_of_another_making(source, tmp_path, capsys):
+    report = run(source, tmp_path / "out", "shard_size=2")
+    path = source / "annotations" / "captions_val2014.json"
+    path.write_text(path.read_text().replace("two dogs", "three dogs"))
+    assert run(source, tmp_path / "out", "shard_size=2", "worker_index=1", "worker_count=2") == report
+    assert "other workers are not done yet" in capsys.readouterr().out
+    other = run(source, tmp_path / "out", "shard_size=2", "worker_index=0", "worker_count=2")
+    assert other["annotations"] != report["annotations"]
+
+
+def test_a_disk_that_fails_is_no_fault_of_the_picture(source, tmp_path):
+    (source / "val2014" / file_name(1)).unlink()
+    (source / "val2014" / file_name(1)).mkdir()  # which is there, and cannot be read
+    with pytest.raises(IsADirectoryError):
+        run(source, tmp_path / "out")
+    assert not shards.stats_path(tmp_path / "out" / "00000.tar").exists()
+    (source / "val2014" / file_name(1)).rmdir()
+    (source / "val2014" / file_name(1)).symlink_to(tmp_path / "nowhere")  # it vanished once it was listed
+    assert run(source, tmp_path / "out")["pictures"] == {"success": IMAGES - 1, "picture is missing": 1}

@@ -18,10 +18,12 @@ from upath import UPath
 from imagen.cli import compose
 from imagen.data import pixels
 from imagen.data.index import PICTURE_FIELDS, read_index, scan
+from imagen.data.shards import write_tar
+from imagen.data.writer import read_stats, say_shards, write_shard
 from imagen.errors import UserError
 from imagen.prep.filter import write as write_module
 from imagen.prep.filter.command import filter_set
-from imagen.prep.filter.look import Look
+from imagen.prep.filter.look import Look, source_of
 
 ROOT = Path(__file__).parents[1]
 TIMES = {"start_time", "end_time", "duration"}
@@ -209,10 +211,10 @@ def test_two_workers_write_what_one_does(tmp_path, capsys):
     run(raw, one)
     capsys.readouterr()
     run(raw, two, "worker_index=0", "worker_count=2")
-    assert "1 of 3 shards, the first 00001, are still missing" in capsys.readouterr().out
+    assert "shards still missing: 1)" in capsys.readouterr().out
     assert not list(two.glob("*.tar"))
     run(raw, two, "worker_index=1", "worker_count=2")  # the last to look goes on
-    assert "writing: done here, but 2 of 3 shards" in capsys.readouterr().out
+    assert "shards still missing: 2)" in capsys.readouterr().out
     assert not (two / "reports" / "filter.json").exists()
     run(raw, two, "worker_index=0", "worker_count=2")
     assert tree(one) == tree(two)
@@ -368,7 +370,7 @@ def test_folders_of_others_are_refused(tmp_path):
     stats = tmp_path / "ours" / "00000_stats.json"
     stats.parent.mkdir()
     stats.write_text(json.dumps({"recipe": {"script": "folder"}}))
-    with pytest.raises(UserError, match="another script wrote"):
+    with pytest.raises(UserError, match="another program"):
         run(raw, tmp_path / "ours")
     with pytest.raises(UserError, match="no whole shard"):
         run(tmp_path / "nowhere", tmp_path / "clean")
@@ -396,3 +398,49 @@ def test_the_script_refuses_to_start_until_safety_is_named_and_then_runs(tmp_pat
     assert said["000000005"] == "kept"
     assert said["000000006"] == "unsafe"
     assert said["000000010"] == "unsafe"  # it has no score
+
+
+def test_a_shard_whose_input_is_gone_goes_too(tmp_path):
+    raw, clean = small_set(tmp_path / "raw"), tmp_path / "clean"
+    run(raw, clean)
+    for name in ("00001.tar", "00001_stats.json"):
+        (raw / name).unlink()
+    run(raw, clean, "worker_index=1", "worker_count=2")
+    assert (clean / "00001.tar").exists()  # one worker alone removes
+    run(raw, clean)
+    assert not list(clean.glob("00001*"))
+    assert report(clean)["shards"] == len(list(clean.glob("*.tar"))) == 2
+    write_shard(clean / "00007.tar", [], started=0.0, recipe={"script": "folder"}, shards=1)
+    with pytest.raises(UserError, match=r"00007\.tar was written by another program"):
+        run(raw, clean)
+    assert (clean / "00007.tar").exists()
+
+
+@pytest.mark.parametrize("count", [0, 3, 5])
+def test_a_tar_that_changes_while_it_is_filtered_is_told(tmp_path, count):
+    samples = [sample(f"{i:09}", picture(i)) for i in range(5)]
+    write_raw(tmp_path / "raw", 0, samples[:4])
+    run(tmp_path / "raw", tmp_path / "clean")
+    (tmp_path / "clean" / "00000_stats.json").unlink()
+    write_tar(tmp_path / "raw" / "00000.tar", [member for one in samples[:count] for member in one])
+    with pytest.raises(UserError, match=r"00000\.tar changed while it was filtered"):
+        run(tmp_path / "raw", tmp_path / "clean")
+    assert not (tmp_path / "clean" / "00000_stats.json").exists()
+
+
+def test_another_error_keeps_its_words(tmp_path, monkeypatch):
+    def fail(opened, quality):
+        raise ValueError("zip() is not what failed")
+
+    write_raw(tmp_path / "raw", 0, [sample("0", encoded(scene(300, 300, 0).convert("L"), "PNG"), suffix="png")])
+    monkeypatch.setattr(write_module, "encode", fail)
+    with pytest.raises(ValueError, match="is not what failed"):
+        run(tmp_path / "raw", tmp_path / "clean")
+
+
+def test_how_many_shards_a_set_has_is_not_what_a_shard_holds(tmp_path):
+    """So that folder.py may say it anew of every shard when pictures come, and none is looked at again."""
+    write_shard(tmp_path / "00000.tar", [], started=0.0, recipe={"script": "folder"}, shards=1)
+    before = source_of(tmp_path / "00000.tar")
+    say_shards(tmp_path / "00000.tar", read_stats(tmp_path / "00000.tar"), 7)
+    assert source_of(tmp_path / "00000.tar") == before

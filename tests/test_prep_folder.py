@@ -221,7 +221,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path):
         run(tmp_path, tmp_path / "out", shard_size=0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "00000_stats.json").write_text('{"recipe": {"script": "filter"}}')
-    with pytest.raises(UserError, match="did not write"):
+    with pytest.raises(UserError, match="written by another program"):
         run(tmp_path, tmp_path / "other")
 
 
@@ -236,3 +236,16 @@ def test_the_script_as_a_user_runs_it(tmp_path):
     assert list(dict(read_members(tmp_path / "out" / "00000.tar", ".jpg"))) == ["000000000"]
     assert list(dict(read_members(tmp_path / "out" / "00000.tar", ".png"))) == ["000000001"]
     assert (tmp_path / "out" / "00000_index.npy").exists()
+
+
+def test_pictures_that_come_last_redo_only_the_last_shards(tmp_path):
+    for i in range(4):
+        put(tmp_path / "in", f"{i}.jpg", "a caption", seed=i)
+    run(tmp_path / "in", tmp_path / "out", shard_size=2)
+    before = {tar.name: tar.stat().st_mtime_ns for tar in (tmp_path / "out").glob("*.tar")}
+    put(tmp_path / "in", "9.jpg", "a caption", seed=9)
+    run(tmp_path / "in", tmp_path / "out", shard_size=2)
+    after = {tar.name: tar.stat().st_mtime_ns for tar in (tmp_path / "out").glob("*.tar")}
+    assert after == before | {"00002.tar": after["00002.tar"]}
+    assert {json.loads(file.read_text())["shards"] for file in (tmp_path / "out").glob("*_stats.json")} == {3}
+    assert report(tmp_path / "out")["written"] == 5

@@ -531,7 +531,7 @@ def test_mistakes_are_told_in_one_sentence(packed, tmp_path, option, words):
 def test_nothing_is_mixed_with_what_is_there(packed, tmp_path):
     put(tmp_path / "train" / "images-8", [2])
     before = times(tmp_path)
-    with pytest.raises(UserError, match=r"pack\.py did not write"):
+    with pytest.raises(UserError, match="written by another program"):
         run(packed / "in", tmp_path, sizes=[8])
     with pytest.raises(UserError, match="would not have the keys"):
         run(packed / "in", tmp_path, sizes=[16])
@@ -585,3 +585,38 @@ def test_the_script_as_a_user_runs_it(packed, tmp_path):
     assert sorted(path.name for path in val.iterdir()) == ["images-16-buckets", "images-8-buckets"]
     found = caption_folders(compose("data_prep/embed_text", [f"root={tmp_path / 'root'}"]))
     assert found["val"] == val / "images-8-buckets"
+
+
+def test_input_that_comes_or_goes_redoes_only_what_it_changes(tmp_path):
+    source, root = put(tmp_path / "in", [8, 6]), tmp_path / "root"
+    options = {"sizes": [8, 16], "validation": 0}
+    run(source, root, **options)
+    before = times(root)
+    for file in put(tmp_path / "more", [8, 6, 6]).glob("00002*"):
+        file.rename(source / file.name)
+    run(source, root, worker_index=1, worker_count=2, **options)
+    assert report(root)["packed"] == 14  # another worker's shards do not yet say of how many they are
+    run(source, root, **options)
+    kept = {path.name for path, time in before.items() if times(root)[path] == time}
+    assert kept == {"00000.tar", "00001.tar", "00002.tar"}
+    assert report(root)["packed"] == 20
+    run(source, tmp_path / "fresh", **options)
+    for file in (tmp_path / "fresh").rglob("0*"):
+        if not file.name.endswith("_stats.json"):  # they tell the time
+            assert (root / file.relative_to(tmp_path / "fresh")).read_bytes() == file.read_bytes()
+    assert {json.loads(file.read_text())["shards"] for file in root.rglob("0*_stats.json")} == {5}
+    before = times(root)
+    for file in source.glob("0000[12]*"):  # eight are left, two whole shards
+        file.unlink()
+    run(source, root, **options)
+    assert times(root) == {path: time for path, time in before.items() if path.name < "00002.tar"}
+    assert {json.loads(file.read_text())["shards"] for file in root.rglob("0*_stats.json")} == {2}
+
+
+@pytest.mark.parametrize("format", ["TIFF", "ICO", "BMP", "GIF"])
+def test_what_the_loader_does_not_open_is_not_opened(tmp_path, format):
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(content, format)
+    unknown = Entry(entry(0).row | {"width": None, "height": None}, content.getvalue(), "png")
+    write_shard(tmp_path / "00000.tar", [unknown], started=0.0, recipe={}, shards=1)
+    assert read_promised(tmp_path / "00000.tar").width.tolist() == [0]

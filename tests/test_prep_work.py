@@ -28,6 +28,8 @@ def refuse(number):
 def test_shares_are_disjoint_and_whole():
     shares = [Workers(0, index, 3).share(range(10)) for index in range(3)]
     assert sorted(item for share in shares for item in share) == list(range(10))
+    for index, share in enumerate(shares):
+        assert sorted(share + Workers(0, index, 3).others(range(10))) == list(range(10))
     assert max(map(len, shares)) - min(map(len, shares)) == 1
 
 
@@ -102,7 +104,7 @@ def test_a_result_costs_the_same_however_many_still_wait(monkeypatch):
 def test_who_stops_listening_stops_the_work(tmp_path):
     results = Workers(1, 0, 1).map(touch, [tmp_path / f"{i:03}" for i in range(200)], what="touching")
     next(results)
-    results.close()
+    results.close()  # type: ignore[attr-defined]
     assert 1 <= len(list(tmp_path.iterdir())) < 100
 
 

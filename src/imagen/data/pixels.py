@@ -17,7 +17,7 @@ from torch import Tensor
 MAX_PIXELS = 2**26
 """Pictures of more pixels (8192 x 8192) are refused before they are decoded: a 30 kB file can claim 256 megapixels."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP")
 
 # img2dataset drops the EXIF tag from the bytes and leaves the camera's words for it in the json; the tag's 2 to 8
 _UPRIGHT = {
@@ -63,7 +63,7 @@ def open_picture(data: bytes, orientation: str | None = None, least: int | None 
     words why a picture is of no use.
     """
     try:
-        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"picture of {picture.width} x {picture.height} pixels is too large")
         turn = upright_turn(picture, orientation)

@@ -129,7 +129,7 @@ def own_stats(tar: Location, script: str | None) -> dict[str, Any]:
     stats = read_stats(tar)
     recipe = stats.get("recipe")
     if stats and not (isinstance(recipe, dict) and recipe.get("script") == script):
-        raise UserError(f"{tar} was written by another program and would be overwritten: choose another folder")
+        raise UserError(f"{tar} was written by another program and would be overwritten: give another folder")
     return stats if stats and tar.exists() and tar.with_suffix(".parquet").exists() else {}
 
 

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,19 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from imagen.data.shards import stats_path
-from imagen.data.writer import Entry, is_whole, remove_surplus, sample_row, shard_key, write_shard
+from imagen.data.writer import (
+    Entry,
+    is_whole,
+    remove_surplus,
+    sample_row,
+    shard_key,
+    shard_names,
+    whole_stats,
+    write_shard,
+)
 from imagen.errors import UserError
 from imagen.files import Location, atomic_write, locate, make_folder, names_in, write_json
+from imagen.prep.gather import gather_done
 from imagen.prep.work import Workers
 
 FORMAT = 1  # raise it when what is written changes: old shards are then redone
@@ -77,18 +86,14 @@ def coco(cfg: DictConfig) -> None:
     folder = source / f"val{cfg.year}"
     units = plan(pictures_of(files, captions), names_in(folder), output, cfg.shard_size, digest)
     if workers.worker_index == 0:
-        remove_surplus(output, len(units))
+        remove_surplus(output, shard_names(len(units)), "coco")
     task = WriteShard(folder, len(units), cfg.shard_size)
     done = list(workers.map(task, workers.share(units), what="writing"))
-    names = names_in(output)
     print(f"{output}: shards written now: {sum(done)}, there already: {len(done) - sum(done)}")
-    if not all(stats_path(unit.tar).name in names for unit in units):
-        print("other workers are not done yet: the last one to end reports on the whole set")
+    stats = gather_done(lambda unit: whole_stats(unit.tar, unit.recipe) or None, units)
+    if stats is None:
         return
-    reasons: dict[str, int] = defaultdict(int)
-    for unit in units:
-        for reason, count in json.loads(stats_path(unit.tar).read_text())["status_dict"].items():
-            reasons[reason] += count
+    reasons = sum((Counter(one["status_dict"]) for one in stats), Counter())
     asked = OmegaConf.to_container(cfg, resolve=True)
     report = {"prompts": said, "annotations": digest, "pictures": dict(reasons), "asked": asked}
     write_json(output / "reports" / "coco.json", report)
@@ -173,23 +178,24 @@ class WriteShard:
         for index, picture in enumerate(unit.pictures):
             key = shard_key(unit.number, index, self.shard_size)
             ours = {"image_id": picture.image_id, "file_name": picture.file_name, "captions": list(picture.captions)}
-            content = b"" if picture.image_id in lacking else _read(self.folder / picture.file_name)
-            opened = _opened(content)
+            content = None if picture.image_id in lacking else _read(self.folder / picture.file_name)
+            opened = _opened(content or b"")
             size, suffix = opened or ((0, 0), "")
-            row = ours | sample_row(key, next(iter(picture.captions), None), size, size, _sha256(content))
-            if opened is None:
-                why = LACKS if picture.image_id in lacking else UNREADABLE
+            row = ours | sample_row(key, next(iter(picture.captions), None), size, size, _sha256(content or b""))
+            if content is None or opened is None:
+                why = LACKS if content is None else UNREADABLE
                 none = dict.fromkeys(("width", "height", "original_width", "original_height", "sha256"))
                 dropped.append(row | none | {"status": "failed", "error_message": why})
             else:
                 yield Entry(row, content, suffix)
 
 
-def _read(file: Location) -> bytes:
+def _read(file: Location) -> bytes | None:
+    """None where it is no longer there; of a disk that fails nothing is said of the picture."""
     try:
         return file.read_bytes()
-    except OSError:
-        return b""
+    except FileNotFoundError:
+        return None
 
 
 def _sha256(content: bytes) -> str:

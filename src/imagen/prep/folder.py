@@ -22,10 +22,20 @@ from omegaconf import DictConfig
 from PIL import Image, ImageOps
 
 from imagen.data import pixels
-from imagen.data.shards import stats_path
-from imagen.data.writer import Entry, is_whole, remove_surplus, sample_row, shard_key, write_shard
+from imagen.data.writer import (
+    Entry,
+    read_stats,
+    remove_surplus,
+    sample_row,
+    say_shards,
+    shard_key,
+    shard_names,
+    whole_stats,
+    write_shard,
+)
 from imagen.errors import UserError
-from imagen.files import Location, locate, make_folder, names_in, write_json
+from imagen.files import Location, locate, make_folder, write_json
+from imagen.prep.gather import gather_done
 from imagen.prep.unfit import Unfit
 from imagen.prep.work import Workers
 
@@ -65,20 +75,18 @@ def pack_folder(cfg: DictConfig) -> None:
     source = locate(cfg.input)
     pictures = find_pictures(source)
     output = make_folder(cfg.output, "output")
-    _check_output(output)
     cut = [tuple(pictures[i : i + cfg.shard_size]) for i in range(0, len(pictures), cfg.shard_size)]
     units = [Unit(number, len(cut), part) for number, part in enumerate(cut)]
     task = WriteShard(source, output, cfg.shard_size)
     if workers.worker_index == 0:
-        remove_surplus(output, len(units))
+        remove_surplus(output, shard_names(len(units)), "folder")
     done = list(workers.map(task, workers.share(units), what="writing"))
-    print(f"{cfg.output}: shards written now: {sum(done)}, there already: {len(done) - sum(done)}")
-    names = names_in(output)
-    others = [unit for unit in units if unit.number % workers.worker_count != workers.worker_index]
-    if not all(stats_path(task.tar(unit)).name in names and task.is_done(unit) for unit in others):
-        print("other workers are not done yet: the last one to end reports on the whole set")
+    written = [one for one, _ in done]
+    print(f"{cfg.output}: shards written now: {sum(written)}, there already: {len(done) - sum(written)}")
+    elsewhere = gather_done(task.counts, workers.others(units))
+    if elsewhere is None:
         return
-    counts = sum((_counts(task.tar(unit)) for unit in units), Counter())
+    counts = sum((*(own for _, own in done), *elsewhere), Counter())
     samples = counts.pop("success", 0)
     said = {"read": samples + sum(counts.values()), "written": samples, "left_out": dict(sorted(counts.items()))}
     config = {"input": str(cfg.input), "output": str(cfg.output), "shard_size": cfg.shard_size}
@@ -140,7 +148,7 @@ def read_metadata(file: Location) -> dict[str, Picture]:
 
 @dataclass(frozen=True)
 class WriteShard:
-    """Write one shard, or find that it is whole; returns whether it was written."""
+    """Write one shard, or find that it is whole; returns whether it was written, and its counts."""
 
     folder: Location
     output: Location
@@ -150,18 +158,20 @@ class WriteShard:
         """Where the shard lies."""
         return self.output / f"{unit.number:05}.tar"
 
-    def __call__(self, unit: Unit) -> bool:
-        if self.is_done(unit):
-            return False
+    def __call__(self, unit: Unit) -> tuple[bool, Counter[str]]:
         tar, recipe = self.tar(unit), self.recipe(unit)
+        if stats := whole_stats(tar, recipe):
+            say_shards(tar, stats, unit.shards)
+            return False, Counter(stats["status_dict"])
         dropped: list[dict[str, Any]] = []
         entries = self._entries(unit, dropped)
         write_shard(tar, entries, started=time.time(), recipe=recipe, shards=unit.shards, dropped=dropped)
-        return True
+        return True, Counter(read_stats(tar)["status_dict"])
 
-    def is_done(self, unit: Unit) -> bool:
-        """Whether the shard is there as it would be written now."""
-        return is_whole(self.tar(unit), self.recipe(unit))
+    def counts(self, unit: Unit) -> Counter[str] | None:
+        """The counts of a shard, None where it is not there as it would be written now."""
+        stats = whole_stats(self.tar(unit), self.recipe(unit))
+        return Counter(stats["status_dict"]) if stats.get("shards") == unit.shards else None
 
     def recipe(self, unit: Unit) -> dict[str, Any]:
         """All that decides what is written; a file is known by its size and the time of its last change."""
@@ -176,7 +186,7 @@ class WriteShard:
             for one in unit.pictures
         ]
         sources = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-        own = {"script": "folder", "format": FORMAT, "shard_size": self.shard_size, "shards": unit.shards}
+        own = {"script": "folder", "format": FORMAT, "shard_size": self.shard_size}
         return own | {"sources": sources}
 
     def _stamp(self, file: str) -> list[Any]:
@@ -247,20 +257,6 @@ def as_stored(content: bytes) -> tuple[str, bytes]:
 def _source(picture: Picture) -> dict[str, str]:
     """Where a picture came from; a name that is not UTF-8 is told as far as it is."""
     return {"path": picture.path.encode(errors="surrogateescape").decode(errors="replace")}
-
-
-def _check_output(output: Location) -> None:
-    """UserError where the folder holds shards of another script."""
-    stats = stats_path(output / "00000.tar")
-    if not stats.exists():
-        return
-    recipe = json.loads(stats.read_text()).get("recipe")
-    if not isinstance(recipe, dict) or recipe.get("script") != "folder":
-        raise UserError(f"output={output} holds shards that folder.py did not write: choose another folder")
-
-
-def _counts(tar: Location) -> Counter[str]:
-    return Counter(json.loads(stats_path(tar).read_text())["status_dict"])
 
 
 def _natural(path: str) -> list[tuple[int, int, str]]:

@@ -49,6 +49,10 @@ class Workers:
         """This command's part of the work."""
         return list(work[self.worker_index :: self.worker_count])
 
+    def others(self, work: Sequence[Item]) -> list[Item]:
+        """What of the work is left to other commands."""
+        return [item for i, item in enumerate(work) if i % self.worker_count != self.worker_index]
+
     def map(
         self, task: Callable[[Item], Result], work: Sequence[Item], *, what: str, unit: str = "shard"
     ) -> Iterator[Result]:

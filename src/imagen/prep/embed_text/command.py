@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from imagen.build import build_encoder
 from imagen.data import shards, tokens
+from imagen.data.writer import read_stats
 from imagen.devices import pick_device
 from imagen.errors import UserError
 from imagen.files import Location, locate, names_in, write_json
 from imagen.prep.embed_text.encoding import UNREADABLE, Encoding
-from imagen.prep.embed_text.sidecar import Sidecar, caption_count, read_stats
+from imagen.prep.embed_text.sidecar import Sidecar, caption_count
+from imagen.prep.gather import gather
 from imagen.prep.work import Workers
 from imagen.text_encoder import TextEncoder
 
@@ -120,10 +122,11 @@ def find_work(cfg: DictConfig, encoder: TextEncoder) -> tuple[list[Sidecar], lis
         unfinished += [str(folder / name) for name in names_in(folder) if name.endswith(".tar") and name not in names]
         target = shards.text_folder(cfg.root, split, encoder.name, fingerprint, cfg.storage)
         there = names_in(target)
-        for images in whole:
-            tar = target / images.name
-            made = read_stats(tar) if shards.stats_path(tar).name in there else {}
-            sidecars.append(Sidecar(images, tar, fingerprint, cfg.storage, caption_count(images), made))
+        tars = [target / images.name for images in whole]
+        made = gather(lambda tar, there=there: read_stats(tar) if shards.stats_path(tar).name in there else {}, tars)
+        counts = gather(caption_count, whole)
+        for images, tar, count, said in zip(whole, tars, counts, made, strict=True):
+            sidecars.append(Sidecar(images, tar, fingerprint, cfg.storage, count, said))
     return sidecars, sorted(unfinished)
 
 
@@ -170,7 +173,7 @@ def write_report(
     for sidecar in done:
         sidecar.made = sidecar.stats or sidecar.made
     mine = {sidecar.tar: sidecar.made for sidecar in done}
-    stats = [made for sidecar in every if (made := mine.get(sidecar.tar) or read_stats(sidecar.tar))]
+    stats = [made for made in gather(lambda tar: mine.get(tar) or read_stats(tar), [one.tar for one in every]) if made]
     sums = {name: sum(made[name] for made in stats) for name in ("successes", "tokens", "bytes", "cut")}
     error = {
         "mean": sum(made["error_sum"] for made in stats) / max(1, sums["tokens"]),

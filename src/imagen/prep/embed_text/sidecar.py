@@ -1,13 +1,13 @@
 """One tar of text embeddings to make: of which image tar, by which encoder, and whether it is there already."""
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from imagen.data.index import index_path
 from imagen.data.shards import stats_path
 from imagen.data.tokens import caption_hash
+from imagen.data.writer import read_stats
 from imagen.errors import UserError
 from imagen.files import Location
 
@@ -51,15 +51,6 @@ class Sidecar:
 
     def _recipe(self, captions: str | None) -> dict[str, Any]:
         return {"format": FORMAT, "encoder": self.fingerprint, "storage": self.storage, "captions": captions}
-
-
-def read_stats(tar: Location) -> dict[str, Any]:
-    """What ``_stats.json`` says of ``tar``; empty where there is none, or what is there is none."""
-    try:
-        stats = json.loads(stats_path(tar).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return stats if isinstance(stats, dict) else {}
 
 
 def caption_count(images: Location) -> int:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from imagen.build import instantiate
 from imagen.cli import CONF
 from imagen.data.shards import whole_shards
+from imagen.data.writer import remove_surplus
 from imagen.errors import UserError
 from imagen.files import locate, make_folder, names_in
 from imagen.prep.filter.duplicates import Limits, verdicts
@@ -18,12 +18,12 @@ from imagen.prep.filter.look import Look, digest
 from imagen.prep.filter.report import told, write_report
 from imagen.prep.filter.rules import Rules, read_blocklist
 from imagen.prep.filter.write import Part, Write
+from imagen.prep.gather import gather, gather_done
 from imagen.prep.work import Workers
 
 FORMAT = 1  # raise it when what is written changes: every shard is then written anew
 
 _PLACES = ("input", "output", "num_workers", "worker_index", "worker_count")
-_THREADS = 16  # to read small files: a bucket answers many requests in the time of one
 
 Item = TypeVar("Item")
 State = TypeVar("State")
@@ -45,6 +45,8 @@ def filter_set(cfg: DictConfig) -> None:
     marks = _phase(workers, look, {name: name for name in names}, look.mark, "looking")
     if marks is None:
         return
+    if workers.worker_index == 0:
+        remove_surplus(output, [f"{name}.tar" for name in names], "filter")
     parts = {}
     for name, verdict in verdicts(look.reports, marks, limits).items():
         recipe = {"script": "filter", "format": FORMAT, "quality": cfg.quality, "source": marks[name].source}
@@ -92,19 +94,8 @@ def _phase(
     ``state`` of a shard is None until its work is done, by whomever.
     """
     share = workers.share(list(work))
-    todo = [work[name] for name, done in _states(state, share).items() if done is None]
+    todo = [work[name] for name, done in zip(share, gather(state, share), strict=True) if done is None]
     for _ in workers.map(task, todo, what=what):
         pass
-    states = {name: done for name, done in _states(state, list(work)).items() if done is not None}
-    if missing := [name for name in work if name not in states]:
-        print(
-            f"{what}: done here, but {len(missing)} of {len(work)} shards, the first {missing[0]}, are still missing "
-            "from other workers: run the same command again once they are done"
-        )
-        return None
-    return states
-
-
-def _states(state: Callable[[str], State | None], names: list[str]) -> dict[str, State | None]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(names, pool.map(state, names), strict=True))
+    states = gather_done(state, list(work))
+    return None if states is None else dict(zip(work, states, strict=True))

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imagen.data.shards import stats_path
+from imagen.data.writer import source_digest
 from imagen.files import Location, atomic_write
 from imagen.prep.filter.picture import Unusable, looks, open_upright
 from imagen.prep.filter.rules import Rules
@@ -138,8 +138,8 @@ def table_path(reports: Location, shard: str) -> Location:
 
 
 def source_of(tar: Location) -> str:
-    """A digest of a shard's stats, which say when and of what it was made."""
-    return hashlib.sha256(stats_path(tar).read_bytes()).hexdigest()[:16]
+    """A digest of a shard, as its stats know it."""
+    return source_digest(tar)[:16]
 
 
 def digest(value: Any) -> str:

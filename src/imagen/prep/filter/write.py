@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imagen.data.shards import stats_path
-from imagen.data.writer import Entry, is_whole, sample_row, write_shard
+from imagen.data.writer import Entry, sample_row, whole_stats, write_shard
 from imagen.errors import UserError
 from imagen.files import Location
 from imagen.prep.filter.duplicates import REASONS
@@ -46,12 +46,7 @@ class Write:
 
         Raises: UserError where something else lies there.
         """
-        tar = self.output / f"{part.shard}.tar"
-        if is_whole(tar, part.recipe):
-            return json.loads(stats_path(tar).read_text())
-        if stats_path(tar).exists() and json.loads(stats_path(tar).read_text())["recipe"].get("script") != "filter":
-            raise UserError(f"output={self.output} holds shards that another script wrote: give another folder")
-        return None
+        return whole_stats(self.output / f"{part.shard}.tar", part.recipe) or None
 
     def __call__(self, part: Part) -> None:
         started = time.time()
@@ -72,18 +67,19 @@ class Write:
     def _entries(
         self, tar: Location, rows: Sequence[dict[str, Any]], verdicts: bytes, gone: "_Gone"
     ) -> Iterator[Entry]:
-        samples = enumerate(zip(read_samples(tar), rows, verdicts, strict=True))
-        try:
-            for place, (sample, row, verdict) in samples:
-                reason = row["reason"] or REASONS.get(verdict)
-                if reason is not None:
-                    gone.add(place, reason, row_of(sample, row) | {"status": _FILTERED, "error_message": reason})
-                    continue
-                yield self._entry(sample, row)
-        except ValueError as error:
-            if isinstance(error, UserError) or "zip()" not in str(error):
-                raise
-            raise UserError(f"{tar} changed while it was filtered: run the same command again") from error
+        changed = UserError(f"{tar} changed while it was filtered: run the same command again")
+        seen = 0
+        for place, sample in enumerate(read_samples(tar)):
+            if place >= len(rows):
+                raise changed
+            row, seen = rows[place], place + 1
+            reason = row["reason"] or REASONS.get(verdicts[place])
+            if reason is not None:
+                gone.add(place, reason, row_of(sample, row) | {"status": _FILTERED, "error_message": reason})
+                continue
+            yield self._entry(sample, row)
+        if seen < len(rows):
+            raise changed
 
     def _entry(self, sample: Sample, row: dict[str, Any]) -> Entry:
         info = row_of(sample, row)

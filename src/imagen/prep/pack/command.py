@@ -1,6 +1,5 @@
 """``data_prep/pack.py``: plan, write what is missing, report."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,10 +8,11 @@ import numpy
 import PIL
 from omegaconf import DictConfig, OmegaConf
 
-from imagen.data.shards import SPLITS, stats_path, whole_shards
-from imagen.data.writer import remove_surplus
+from imagen.data.shards import SPLITS, whole_shards
+from imagen.data.writer import own_stats, remove_surplus, shard_names
 from imagen.errors import UserError
 from imagen.files import Location, locate, make_folder, names_in, write_json
+from imagen.prep.gather import gather_done
 from imagen.prep.pack import buckets, plan
 from imagen.prep.pack.codecs import Codec
 from imagen.prep.pack.shard import FORMAT, PackShard
@@ -45,21 +45,23 @@ def pack(cfg: DictConfig) -> None:
     task = PackShard(root, sizes, rules, codec, cfg.shard_size)
     if workers.worker_index == 0:
         for split, size in ((split, size) for split in SPLITS for size in sizes):
-            remove_surplus(task.folder(split, size), sum(unit.split == split for unit in units))
+            names = shard_names(sum(unit.split == split for unit in units))
+            remove_surplus(task.folder(split, size), names, "pack")
     share = workers.share(units)
     done = list(workers.map(task, share, what="packing"))
     written = sum(one["written"] for one in done)
     print(f"{cfg.root}: shards written now: {written}, there already: {len(done) - written}")
     for name in unfinished:
         print(f"passed over, without {name.removesuffix('.tar')}_stats.json: {name}")
-    others = [unit for i, unit in enumerate(units) if i % workers.worker_count != workers.worker_index]
-    elsewhere = list(workers.map(task.summary, others, what="summing up")) if _all_there(task, units) else [None]
-    if None in elsewhere:
-        print("other workers are not done yet: the last one to end reports on the whole set")
+    elsewhere = gather_done(task.summary, workers.others(units))
+    if elsewhere is None:
         return
-    summed = [one for one in (*done, *elsewhere) if one is not None]
     config = {key: value for key, value in _plain(cfg).items() if key not in NOT_OF_THE_SET}
-    said = _report(summed, left_out) | {"unfinished": unfinished, "config": config, "versions": _versions()}
+    said = _report([*done, *elsewhere], left_out) | {
+        "unfinished": unfinished,
+        "config": config,
+        "versions": _versions(),
+    }
     write_json(root / "reports" / "pack.json", said)
     print(_summary(cfg, said))
 
@@ -87,28 +89,7 @@ def _check_root(root: Location, sizes: Sequence[int], in_buckets: bool) -> None:
                     f"root={root} holds {split}/{name}, of which these sizes={list(sizes)} would not have the keys: "
                     "choose another root, or remove it"
                 )
-            stats = stats_path(root / split / name / "00000.tar")
-            if name in own and stats.exists() and _recipe(stats).get("script") != "pack":
-                raise UserError(
-                    f"root={root} holds {split}/{name}, which pack.py did not write and would overwrite: "
-                    "choose another root"
-                )
-
-
-def _recipe(stats: Location) -> dict[str, Any]:
-    try:
-        recipe = json.loads(stats.read_text()).get("recipe")
-    except (ValueError, AttributeError):
-        return {}
-    return recipe if isinstance(recipe, dict) else {}
-
-
-def _all_there(task: PackShard, units: Sequence[plan.Unit]) -> bool:
-    """Whether every shard has its mark, by one listing a folder."""
-    marks = {
-        folder: names_in(folder) for split in SPLITS for size in task.sizes if (folder := task.folder(split, size))
-    }
-    return all(stats_path(tar).name in marks[tar.parent] for unit in units for tar in task.tars(unit).values())
+            own_stats(root / split / name / "00000.tar", "pack")
 
 
 def _report(done: list[dict[str, Any]], left_out: Counter[str]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from imagen.data.shards import SPLITS
+from imagen.data.writer import source_digest
 from imagen.files import Location
 from imagen.prep.pack.buckets import Shape, nearest
-from imagen.prep.pack.sources import Promised, read_promised, source_digest
+from imagen.prep.pack.sources import Promised, read_promised
 from imagen.prep.work import Workers
 
 END = 2**64

@@ -14,7 +14,7 @@ from PIL import Image
 
 from imagen.data import pixels
 from imagen.data.shards import stats_path
-from imagen.data.writer import Entry, is_whole, sample_row, shard_key, write_shard
+from imagen.data.writer import Entry, sample_row, say_shards, shard_key, whole_stats, write_shard
 from imagen.errors import UserError
 from imagen.files import Location, naming
 from imagen.prep.pack.buckets import Shape
@@ -52,25 +52,29 @@ class PackShard:
         """All that decides what is written."""
         said = {"rules": asdict(self.rules), "shape": unit.shape, "codec": asdict(self.codec)}
         own = {"script": "pack", "format": FORMAT, "sizes": self.sizes, "shard_size": self.shard_size}
-        split = {"split": unit.split, "shards": unit.shards}
-        return json.loads(json.dumps(own | split | said | {"sources": unit.digest}))  # as it is read back
+        unit_of = {"split": unit.split, "sources": unit.digest}
+        return json.loads(json.dumps(own | said | unit_of))  # as it is read back
 
     def __call__(self, unit: Unit) -> dict[str, Any]:
         tars, recipe = self.tars(unit), self.recipe(unit)
-        whole = all(is_whole(tar, recipe) for tar in tars.values())
-        if not whole:
+        stats = {tar: whole_stats(tar, recipe) for tar in tars.values()}
+        whole = all(stats.values())
+        if whole:
+            for tar, said in stats.items():
+                say_shards(tar, said, unit.shards)
+        else:
             self._write(unit, tars, recipe)
         summary = self.summary(unit)
         assert summary is not None
         return summary | {"written": not whole}
 
     def summary(self, unit: Unit) -> dict[str, Any] | None:
-        """Counts and bytes of a shard, None while it is of another making."""
-        tars = self.tars(unit)
-        stats = json.loads(stats_path(tars[self.sizes[-1]]).read_text())
-        if stats.get("recipe") != self.recipe(unit):
+        """Counts and bytes of a shard, None while it is not there at every size, or of another making."""
+        tars, recipe = self.tars(unit), self.recipe(unit)
+        stats = [whole_stats(tar, recipe) for tar in tars.values()]
+        if not all(one.get("shards") == unit.shards for one in stats):
             return None
-        reasons = dict(stats["status_dict"])
+        reasons = dict(stats[-1]["status_dict"])
         samples = reasons.pop("success")
         sizes = {size: tar.stat().st_size for size, tar in tars.items()}
         return {"split": unit.split, "shape": unit.shape, "samples": samples, "reasons": reasons, "bytes": sizes}

@@ -1,6 +1,5 @@
 """What the shards of others hold: from the parquet what is promised of every sample, from the tar the sample itself."""
 
-import hashlib
 import io
 import itertools
 import json
@@ -15,8 +14,7 @@ from jaxtyping import Int64
 from PIL import Image
 
 from imagen.data.index import PICTURE_FIELDS, read_index
-from imagen.data.pixels import lies_sideways
-from imagen.data.shards import stats_path
+from imagen.data.pixels import FORMATS, lies_sideways
 from imagen.errors import UserError
 from imagen.files import Location
 
@@ -116,14 +114,6 @@ def orientation_of(exif: object) -> str | None:
     return None
 
 
-def source_digest(tar: Location) -> str:
-    """What changes when a shard was written anew with other content: its SHA-256 as its stats say, or theirs."""
-    content = stats_path(tar).read_bytes()
-    with suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(content)["sha256"])
-    return hashlib.sha256(content).hexdigest()
-
-
 class _Row(NamedTuple):
     """What is read of a sample, of whatever type it was stored."""
 
@@ -180,7 +170,7 @@ def is_size(value: object) -> TypeGuard[int]:
 def _measured(picture: bytes, exif: object) -> tuple[int, int]:
     """(width, height) upright, by the picture's header alone; zeros if there is none to read."""
     try:
-        with Image.open(io.BytesIO(picture)) as opened:
+        with Image.open(io.BytesIO(picture), formats=FORMATS) as opened:
             size, tag = opened.size, opened.getexif().get(ORIENTATION_TAG)
     except Exception:  # Pillow's decoders raise nearly anything; what is wrong is said when the picture is decoded
         return 0, 0

@@ -8,13 +8,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from imagen.build import build_encoder
 from imagen.data.shards import SPLITS, read_encoder, stats_path, text_folders
+from imagen.data.writer import read_stats, shard_names
 from imagen.devices import pick_device
 from imagen.errors import UserError
 from imagen.files import Location, locate, names_in, write_json
+from imagen.prep.gather import gather
 from imagen.prep.verify.again import EncodeAgain
 from imagen.prep.verify.files import Place
 from imagen.prep.verify.findings import Findings
-from imagen.prep.verify.samples import as_object
 from imagen.prep.verify.shard import CheckShard, Shard
 from imagen.prep.work import Workers
 
@@ -71,12 +72,14 @@ def shards_of(root: Location, split: str) -> list[Shard]:
 
 
 def _promised(folder: Location, names: set[str]) -> set[str] | None:
-    """The tars that ``folder`` should have, as our writer's stats say; None where none say."""
-    for name in sorted(name for name in names if name.endswith(".tar")):
-        if stats_path(folder / name).name in names:
-            shards = (as_object(stats_path(folder / name).read_bytes()) or {}).get("shards")
-            return {f"{number:05}.tar" for number in range(shards)} if isinstance(shards, int) else None
-    return None
+    """The tars that ``folder`` should have, as our writer's stats say; None where none say.
+
+    Where they do not agree, the writing of a larger set or a smaller one was cut off: the most that one says.
+    """
+    tars = [folder / name for name in sorted(names) if name.endswith(".tar")]
+    said = [stats.get("shards") for stats in gather(read_stats, [tar for tar in tars if stats_path(tar).name in names])]
+    shards = [number for number in said if isinstance(number, int)]
+    return shard_names(max(shards)) if shards else None
 
 
 def _is_expected(tar: str, promised: set[str] | None, some: bool) -> bool:
