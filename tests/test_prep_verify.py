@@ -519,3 +519,9 @@ def test_the_script_exits_with_1(root):
     assert result.returncode == 1, result.stderr
     assert "damaged tar" in result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_a_shard_from_when_the_set_was_smaller_hides_no_other(config, root):
+    for size in (8, 16):
+        stats(images(root, size, shard=0), shards=1)
+    assert found(config, root) == set()
