@@ -58,6 +58,7 @@ def test_an_unknown_option_or_group_names_the_nearest_and_those_there_are(overri
 
 
 def test_a_choice_of_each_stage_shows_how_to_pick_it():
+    register(["stages=[]"])
     with pytest.raises(Exception) as caught:  # noqa: PT011
         compose("evaluate", ["stages=[]", "guidance=none"])
     places = "guidance@base.guidance=..., guidance@sr1.guidance=..., guidance@sr2.guidance=..."
