@@ -260,7 +260,9 @@ def test_the_smallest_pictures_that_are_large_enough(root: Path, tmp_path: Path)
         assert module.shards["train"][0].images.parent.name == folder
         assert next(iter(module.train_dataloader())).image.shape == (4, 3, resolution, resolution)
     assert build(tmp_path, images="images-32").shards["val"][0].images.parent.name == "images-32"
-    with pytest.raises(UserError, match=r"images-33 has no shards \(found: images-16, images-32, images-8\): make the set"):
+    with pytest.raises(
+        UserError, match=r"images-33 has no shards \(found: images-16, images-32, images-8\): make the set"
+    ):
         build(tmp_path, resolution=33)
 
 

@@ -10,6 +10,7 @@ import awkward
 import numpy as np
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from imagen.cli import compose
 from imagen.data import pixels
@@ -133,10 +134,9 @@ def test_odd_captions_arrive_whole(tmp_path):
     }
     for name, caption in captions.items():
         put(tmp_path, f"{name}.jpg", caption)
-    put(tmp_path, "latin.jpg").with_suffix(".txt").write_bytes("caf\xe9".encode("latin-1"))
     run(tmp_path, tmp_path / "out")
     found = {info["path"].removesuffix(".jpg"): info["caption"] for info in infos(tmp_path / "out")}
-    assert found == captions | {"latin": "caf\ufffd"}
+    assert found == captions
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
@@ -249,3 +249,16 @@ def test_pictures_that_come_last_redo_only_the_last_shards(tmp_path):
     assert after == before | {"00002.tar": after["00002.tar"]}
     assert {json.loads(file.read_text())["shards"] for file in (tmp_path / "out").glob("*_stats.json")} == {3}
     assert report(tmp_path / "out")["written"] == 5
+
+
+def test_what_is_not_utf8_and_what_moves_is_left_out(tmp_path):
+    put(tmp_path / "in", "good.jpg", "a caption")
+    put(tmp_path / "in", "latin.jpg").with_suffix(".txt").write_bytes("caf\xe9".encode("latin-1"))
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "in" / "moving.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "in" / "moving.txt").write_text("it moves")
+    run(tmp_path / "in", tmp_path / "out")
+    assert report(tmp_path / "out")["left_out"] == {"bad caption": 1, "animated": 1}
+    (tmp_path / "in" / "metadata.csv").write_bytes(b"file_name,caption\ngood.jpg,caf\xe9\n")
+    with pytest.raises(UserError, match=r"metadata.csv is not UTF-8 \(byte 30\): save it as UTF-8"):
+        run(tmp_path / "in", tmp_path / "out")

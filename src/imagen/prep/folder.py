@@ -126,7 +126,10 @@ def read_metadata(file: Location) -> dict[str, Picture]:
     Columns of numbers become numbers; an empty cell is null. Raises: UserError where columns are missing.
     """
     csv.field_size_limit(2**24)
-    text = file.read_bytes().decode("utf-8-sig", errors="replace")
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", restval="")
         rows = list(reader)
@@ -229,7 +232,10 @@ class WriteShard:
     def _caption(self, picture: Picture) -> tuple[str, ...]:
         if picture.text is None:
             return ()
-        text = (self.folder / picture.text).read_bytes().decode("utf-8-sig", errors="replace").strip()
+        try:
+            text = (self.folder / picture.text).read_bytes().decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise Unfit("bad caption", "not UTF-8") from error
         return (text,) if text else ()
 
 
@@ -240,6 +246,8 @@ def as_stored(content: bytes) -> tuple[str, bytes]:
     """
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP", *REWRITTEN)) as opened:
+            if getattr(opened, "is_animated", False):
+                raise Unfit("animated")
             if opened.format in KEPT:
                 return KEPT[opened.format], content
             if opened.width * opened.height > pixels.MAX_PIXELS:
@@ -248,7 +256,7 @@ def as_stored(content: bytes) -> tuple[str, bytes]:
             buffer = io.BytesIO()
             upright.save(buffer, "PNG", exif=b"")
             return "png", buffer.getvalue()
-    except ValueError:
+    except (ValueError, Unfit):
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on bytes they did not expect
         raise ValueError(f"picture cannot be decoded ({type(error).__name__})") from error

@@ -40,7 +40,10 @@ def pack(cfg: DictConfig) -> None:
     units = plan.units(tars, counted, rules, cfg.shard_size)
     left_out = sum((one.reasons for one in counted), Counter())
     if not units:
-        raise UserError(f"input={cfg.input} has no sample for sizes={list(sizes)}: {dict(left_out) or 'it is empty'}")
+        why = ", ".join(f"{reason} {count}" for reason, count in left_out.items()) or "it is empty"
+        raise UserError(
+            f"input={cfg.input} has no sample for sizes={list(sizes)} ({why}): give smaller sizes, or others"
+        )
 
     task = PackShard(root, sizes, rules, codec, cfg.shard_size)
     if workers.worker_index == 0:
@@ -137,4 +140,4 @@ def _lines(cfg: DictConfig, said: dict[str, Any]) -> Iterator[str]:
         yield f"  {number:,} of {shape}"
     if "val" not in said["splits"]:
         yield "no sample is for validation, which training wants: give a larger share, or a count, validation=100"
-    yield f"next: python data_prep/embed_text.py root={cfg.root} text_encoder=t5_xxl"
+    yield f"next: python data_prep/embed_text.py root={cfg.root} text_encoder=<the encoder>"
