@@ -185,10 +185,11 @@ def open_window(
     To the pixel the same, in a third of the time. None where it cannot be had so: of anything but an upright colour
     JPEG of exactly that size, or without the package pyvips.
     """
-    pyvips = _pyvips()
     (rows, columns), (height, width) = window, shape
     part = (rows.stop - rows.start, columns.stop - columns.start)
-    if pyvips is None or part == shape or orientation in _UPRIGHT or not data.startswith(b"\xff\xd8"):
+    if part == shape or orientation in _UPRIGHT or not data.startswith(b"\xff\xd8"):
+        return None
+    if (pyvips := _pyvips()) is None:
         return None
     try:
         picture = pyvips.Image.jpegload_buffer(data, access="sequential", fail_on="error")

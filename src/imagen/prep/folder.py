@@ -125,16 +125,18 @@ def read_metadata(file: Location) -> dict[str, Picture]:
 
     Columns of numbers become numbers; an empty cell is null. Raises: UserError where columns are missing.
     """
-    csv.field_size_limit(2**24)
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    usual = csv.field_size_limit(2**24)  # of the whole process
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", restval="")
         rows = list(reader)
     except csv.Error as error:
         raise UserError(f"{file} cannot be read as CSV ({error})") from error
+    finally:
+        csv.field_size_limit(usual)
     columns = list(reader.fieldnames or [])
     caption = next((name for name in CAPTION_COLUMNS if name in columns), None)
     if caption is None or "file_name" not in columns:
