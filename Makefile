@@ -39,7 +39,7 @@ test: $(BIN)/.dev
 
 # what is slow and real: notebooks from top to bottom, img2dataset's own shards
 drills: $(BIN)/.dev $(IMG2DATASET)/.done
-	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -m drill
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -m drill -n $(TEST_PROCESSES) --durations=12
 
 lint: $(BIN)/.dev
 	$(BIN)/ruff check .

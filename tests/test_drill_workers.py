@@ -174,16 +174,15 @@ def unstopped(large: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 WRITTEN = {"filter": "clean/*.tar", "pack": "set/*/images-*/*.tar", "embed_text": "set/*/text-*/*.tar"}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("script", STEPS)
 def test_killed_in_the_middle_and_run_again_the_same_is_written(
-    large: Path, unstopped: Path, tmp_path: Path, script: str, workers: int
+    large: Path, unstopped: Path, tmp_path: Path, script: str
 ) -> None:
     folder = tmp_path / "made"
     folder.mkdir()
     for before in list(STEPS)[: list(STEPS).index(script)]:
         step(before, large, folder, single)
-    command = [*arguments(script, large, folder), f"num_workers={workers}"]
+    command = arguments(script, large, folder)
     with running(command, folder, tmp_path / "log") as process:
         while not list(folder.glob(WRITTEN[script])):
             assert process.poll() is None, (tmp_path / "log").read_text()
