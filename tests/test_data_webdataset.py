@@ -346,6 +346,8 @@ def test_flips_are_off_unless_asked_for(tmp_path: Path):
 def test_a_window_or_a_shuffle_buffer_of_nothing_is_refused(root: Path):
     with pytest.raises(UserError, match=r"data.window=0"):
         build(root, window=0)
+    with pytest.raises(UserError, match=r"data.num_workers=-1 must be at least 0"):
+        build(root, num_workers=-1)
     with pytest.raises(UserError, match=r"data.shuffle_buffer=0"):
         resampled(root, shuffle_buffer=0)
 

@@ -139,6 +139,8 @@ class StreamModule(lightning.LightningDataModule, ABC):
         methods = multiprocessing.get_all_start_methods()
         if multiprocessing_context not in (None, *methods):
             raise UserError(f"data.multiprocessing_context={multiprocessing_context} must be null or one of {methods}")
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"data.num_workers={num_workers} must be at least 0, or null for one a core")
         if window < 1:
             raise UserError(f"data.window={window} must be at least 1: so many shards are shuffled together")
         self.encoder, self.resolution, self.batch_size, self.seed = encoder, resolution, batch_size, seed
