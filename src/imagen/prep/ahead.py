@@ -14,7 +14,11 @@ def ahead(source: Iterable[Item], most: int) -> Generator[Item, None, None]:
     """``source``'s items in their order, of which a thread makes up to ``most`` before they are asked for.
 
     Its error comes where its next item would have. Closed early, it closes ``source`` and waits for the thread to end.
+    ``most`` 0 makes each when it is asked for, without a thread.
     """
+    if not most:
+        yield from source
+        return
     made: queue.Queue[tuple[str, Any]] = queue.Queue(most)
     unwanted = threading.Event()
     thread = threading.Thread(target=_make, args=(iter(source), made, unwanted), daemon=True)

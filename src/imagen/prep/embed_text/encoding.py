@@ -82,8 +82,10 @@ class Encoding:
 
     def __call__(self, sidecars: list[Sidecar], bar: tqdm) -> Iterator[Sidecar]:
         """Each sidecar once it is written, found whole, or given up as its images are damaged (``why`` says so)."""
+        # an encoder on the CPU has every core already: threads beside it only slow it
+        overlap = self.encoder.device.type != "cpu"
         batches_ahead = 2 * math.ceil(self.window / self.batch_size)
-        items = ahead(self._encoded(ahead(self.prepared(sidecars), batches_ahead)), 2)
+        items = ahead(self._encoded(ahead(self.prepared(sidecars), overlap * batches_ahead)), overlap * 2)
         try:
             rows = self._rows(items, bar)
             for sidecar, _, _ in rows:
