@@ -81,7 +81,7 @@ def test_windows_keep_shards_together():
     made = order(window=2, batch_size=TOTAL)
     (part,) = dealt(made, 1)
     names = [name for name, _ in samples(made, part)]
-    ends = np.cumsum([COUNTS[i] for i in order_module._epoch(made, 0).shards[0]])
+    ends = np.cumsum([COUNTS[i] for i in made._epoch(0).shards[0]])
     windows = [set(names[begin:end]) for begin, end in itertools.pairwise([0, ends[1], ends[3], TOTAL])]
     assert [len(window) for window in windows] == [2, 2, 1]
     assert len(set.union(*windows)) == len(COUNTS)

@@ -38,7 +38,6 @@ class Epoch:
     Global batch i is batch ``turn[i]`` of bucket ``bucket[i]``.
     """
 
-    number: int
     shards: list[Int[np.ndarray, " _"]]
     ends: list[Int[np.ndarray, " _"]]
     bucket: Int[np.ndarray, " g"]
@@ -97,7 +96,29 @@ class GlobalOrder:
         return self.shards[shards[place]], row
 
     def _epoch(self, number: int) -> Epoch:
-        return _epoch(self, number)
+        if number not in self._epochs:
+            while len(self._epochs) > 1:  # the last and this one
+                self._epochs.pop(next(iter(self._epochs)))
+            self._epochs[number] = self._made(number)
+        return self._epochs[number]
+
+    @functools.cached_property
+    def _epochs(self) -> dict[int, Epoch]:
+        return {}
+
+    def _made(self, number: int) -> Epoch:
+        shards = []
+        for bucket, members in enumerate(self.buckets):
+            mixed = shuffled(len(members), self.seed, "shards", number, bucket) if self.training else slice(None)
+            shards.append(members[mixed])
+        ends = [np.cumsum(self.counts[members]) for members in shards]
+        bucket = np.repeat(np.arange(len(ends)), [-(-int(end[-1]) // self.batch_size) for end in ends])
+        if self.training and len(ends) > 1:
+            bucket = bucket[shuffled(len(bucket), self.seed, "buckets", number)]
+        turn = np.empty_like(bucket)
+        for one in range(len(ends)):
+            turn[bucket == one] = np.arange((bucket == one).sum())
+        return Epoch(shards, ends, bucket, turn)
 
     def _within(self, epoch: int, bucket: int, window: int, size: int) -> Int[np.ndarray, " n"]:
         if (epoch, window) not in (made := self._windows.setdefault(bucket, {})):
@@ -109,28 +130,6 @@ class GlobalOrder:
     @functools.cached_property
     def _windows(self) -> dict[int, dict[tuple[int, int], Int[np.ndarray, " _"]]]:
         return {}
-
-    def __hash__(self) -> int:
-        return id(self)  # for the cache below; its shards may be many
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch(order: GlobalOrder, number: int) -> Epoch:
-    shards = []
-    for bucket, members in enumerate(order.buckets):
-        mixed = shuffled(len(members), order.seed, "shards", number, bucket) if order.training else slice(None)
-        shards.append(members[mixed])
-    ends = [np.cumsum(order.counts[members]) for members in shards]
-    bucket = np.repeat(np.arange(len(ends)), [-(-int(end[-1]) // order.batch_size) for end in ends])
-    if order.training and len(ends) > 1:
-        bucket = bucket[shuffled(len(bucket), order.seed, "buckets", number)]
-    turn = np.empty_like(bucket)
-    for one in range(len(ends)):
-        turn[bucket == one] = np.arange((bucket == one).sum())
-    return Epoch(number, shards, ends, bucket, turn)
 
 
 @dataclass(frozen=True)
