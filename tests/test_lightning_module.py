@@ -3,11 +3,12 @@ import torch
 
 from imagen import build
 from imagen.cli import compose
+from imagen.lightning_module import DiffusionModule
 
 TOY = ["experiment=toy", "callback=[]", "max_steps=4", "validate_every_n_steps=4", "data.num_workers=0"]
 
 
-def fit(*overrides: str) -> tuple[build.DiffusionModule, lightning.Trainer]:
+def fit(*overrides: str) -> tuple[DiffusionModule, lightning.Trainer]:
     cfg = compose("train", [*TOY, *overrides])
     module, data = build.build_module(cfg), build.build_data(cfg)
     trainer = lightning.Trainer(

@@ -5,14 +5,11 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra.utils
-import lightning
 import torch
 from hydra.errors import InstantiationException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -24,7 +21,6 @@ from imagen.denoiser import Denoiser
 from imagen.devices import pick_device
 from imagen.errors import UserError
 from imagen.guidance import Guidance
-from imagen.lightning_module import DiffusionModule
 from imagen.loss import DiffusionLoss
 from imagen.parameterization import Parameterization
 from imagen.runs import RunFolder, Weights, plain, read_head, read_weights
@@ -34,6 +30,11 @@ from imagen.slots import slot_names
 from imagen.stage import Stage
 from imagen.targets import find_target
 from imagen.text_encoder import TextEncoder
+
+if TYPE_CHECKING:  # Lightning takes seconds to load, and transformers with it: who only samples needs neither
+    import lightning.pytorch.loggers
+
+    import imagen.lightning_module
 
 REBUILT_FROM = (
     *("text_encoder", "null_text", "text_pooling", "network", "channels_last", "seed", "trainer"),
@@ -56,6 +57,8 @@ def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from error
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
         if isinstance(cause, ValueError | TypeError | MisconfigurationException):
             raise UserError(f"{target} cannot be built: {' '.join(str(cause).split())}") from error
         raise
@@ -67,7 +70,7 @@ def build_encoder(cfg: DictConfig) -> TextEncoder:
     return encoder
 
 
-def build_data(cfg: DictConfig) -> lightning.LightningDataModule:
+def build_data(cfg: DictConfig) -> "lightning.LightningDataModule":
     return instantiate(cfg.data, build_encoder(cfg))
 
 
@@ -110,8 +113,10 @@ def _picked_by(choice: str, cfg: DictConfig) -> str:
     return as_overrides(choice, cfg[choice]).split()[0]
 
 
-def build_module(cfg: DictConfig) -> DiffusionModule:
+def build_module(cfg: DictConfig) -> "imagen.lightning_module.DiffusionModule":
     """The training module: network, loss, average and optimizer of one stage."""
+    from imagen.lightning_module import DiffusionModule
+
     check(cfg)
     parts = sampling_parts(cfg)
     network = build_network(cfg)
@@ -139,7 +144,7 @@ def build_module(cfg: DictConfig) -> DiffusionModule:
     )
 
 
-def build_trainer(cfg: DictConfig, folder: RunFolder, log: Logger) -> lightning.Trainer:
+def build_trainer(cfg: DictConfig, folder: RunFolder, log: "lightning.pytorch.loggers.Logger") -> "lightning.Trainer":
     """Lightning's Trainer with the config's callbacks and loggers; its ``default_root_dir`` is the run's folder."""
     fixed = {
         "default_root_dir": str(folder.path),
@@ -158,7 +163,7 @@ def build_trainer(cfg: DictConfig, folder: RunFolder, log: Logger) -> lightning.
     return instantiate(trainer, **fixed)
 
 
-def _loggers(cfg: DictConfig, folder: RunFolder) -> list[Logger]:
+def _loggers(cfg: DictConfig, folder: RunFolder) -> "list[lightning.pytorch.loggers.Logger]":
     nodes = [node.copy() for node in cfg.get("logger", {}).values() if "_target_" in node]
     for node in nodes:
         if node["_target_"] == "lightning.pytorch.loggers.WandbLogger":

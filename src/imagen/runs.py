@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
@@ -18,6 +17,9 @@ from torch import Tensor
 
 from imagen.errors import UserError
 from imagen.files import atomic_write, make_folder, write_json
+
+if TYPE_CHECKING:  # whoever reads a run's weights need not wait for Lightning
+    import lightning
 
 try:
     import fcntl
@@ -76,7 +78,7 @@ class RunFolder:
         return cls(Path(config["output_dir"]) / config["name"] / f"{config_hash(config)}-s{config['seed']}")
 
     @classmethod
-    def of_trainer(cls, trainer: lightning.Trainer) -> "RunFolder":
+    def of_trainer(cls, trainer: "lightning.Trainer") -> "RunFolder":
         """The folder of the run in hand."""
         return cls(Path(trainer.default_root_dir))
 
