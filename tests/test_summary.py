@@ -10,7 +10,7 @@ from torch import nn
 from imagen import build
 from imagen.cli import compose
 from imagen.errors import UserError
-from imagen.summary import _activation_bytes, _forward_flops, main, summarize
+from imagen.summary import _activation_bytes, _forward_flops, _training_flops, main, summarize
 
 
 class OneConv(nn.Module):
@@ -28,6 +28,8 @@ def test_counts_have_their_closed_form():
     network, x = OneConv().to("meta"), torch.zeros(1, 3, 16, 16, device="meta")
     cfg = compose("train", ["experiment=toy"])
     assert _forward_flops(network, (x,)) == 2 * 27 * 8 * 16 * 16
+    # backward: of the weight alone, since nobody asks for the picture's gradient
+    assert _training_flops(network, (x,)) == 2 * 2 * 27 * 8 * 16 * 16
     assert _activation_bytes(cfg, network, (x,)) == 4 * (3 + 8) * 16 * 16
 
 
@@ -56,12 +58,22 @@ def test_a_crop_makes_training_cheaper_not_the_forward():
     whole, cropped = (summarize(compose("train", ["experiment=toy_sr32", crop])) for crop in ("seed=0", "data.crop=16"))
     assert cropped["forward_flops"] == whole["forward_flops"]
     assert 3 * cropped["activation_bytes"] < whole["activation_bytes"]
+    assert 3 * cropped["training_flops"] < whole["training_flops"]
+    assert whole["training_flops"] == pytest.approx(3 * whole["forward_flops"], rel=0.02)
 
 
 def test_the_command_prints_json():
     command = [sys.executable, "-m", "imagen.summary", "experiment=toy_sr32", "--json"]
     out = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
-    keys = {"parameters", "forward_flops", "activation_bytes", "ema_bytes", "optimizer_bytes", "shapes"}
+    keys = {
+        "parameters",
+        "forward_flops",
+        "training_flops",
+        "activation_bytes",
+        "ema_bytes",
+        "optimizer_bytes",
+        "shapes",
+    }
     assert set(json.loads(out)) == keys
 
 

@@ -23,8 +23,8 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
     """Counts for one picture with a prompt of the encoder's full length.
 
     - ``forward_flops``: convolutions, matrix products and attention, a multiply-add as two.
-    - ``activation_bytes``: what one training picture (or crop of one) keeps for the backward pass, two bytes a number
-      under bfloat16.
+    - ``training_flops``: the same of one training picture (or crop of one), forward and backward.
+    - ``activation_bytes``: what one training picture keeps for the backward pass, two bytes a number under bfloat16.
     - ``ema_bytes``, ``optimizer_bytes``: states beside the parameters.
     - ``shapes``: the outputs of the network's parts.
     """
@@ -37,6 +37,7 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "forward_flops": _forward_flops(network, inputs),
+        "training_flops": _training_flops(network, trained),
         "activation_bytes": _activation_bytes(cfg, network, trained),
         "ema_bytes": sum(_bytes(p) for p in ema.parameters() if id(p) not in own),
         "optimizer_bytes": _optimizer_bytes(cfg, network),
@@ -62,6 +63,13 @@ def _bytes(tensor: Tensor) -> int:
 def _forward_flops(network: nn.Module, inputs: tuple[Any, ...]) -> int:
     with FlopCounterMode(display=False) as counter:
         network(*inputs)
+    return counter.get_total_flops()
+
+
+def _training_flops(network: nn.Module, inputs: tuple[Any, ...]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs).sum().backward()
+    network.zero_grad()
     return counter.get_total_flops()
 
 
@@ -142,6 +150,7 @@ def main() -> None:
     print()
     print(f"parameters       {summary['parameters'] / 1e6:12.2f} M")
     print(f"forward          {summary['forward_flops'] / 1e9:12.2f} GFLOP a picture")
+    print(f"training         {summary['training_flops'] / 1e9:12.2f} GFLOP a picture, forward and backward")
     for name in ("activation", "ema", "optimizer"):
         per = " a picture in training" if name == "activation" else ""
         print(f"{name:<16} {summary[f'{name}_bytes'] / 2**20:12.1f} MiB{per}")
