@@ -1,45 +1,67 @@
-"""``prompts=``: a list, the name of a set, or a text or CSV file -> a list of prompts; the same in every command.
+"""``prompts=``: a list, the name of a set, or a file -> a list of prompts; the same in every command.
 
-The sets are text files in ``prompt_sets/``; adding one is adding a file.
+The sets are text and CSV files in ``prompt_sets/``; adding one is adding a file.
 """
 
-import csv
-import io
+import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from imagen.errors import UserError
+from imagen.files import locate
+from imagen.prompt_files import NoColumn, Prompt, parse
+from imagen.published_prompts import recognise
 
-COLUMNS = ("prompt", "prompts", "caption", "captions")  # of a CSV file, in any case
+log = logging.getLogger(__name__)
 
 
 def read_prompts(prompts: str | Sequence[object] | Mapping[object, object]) -> list[str]:
-    """The prompts that ``prompts`` names: a list is taken as it is, a set's name before a file of the same name.
+    """The prompts that ``prompts`` names, without their kinds; as ``read_prompts_and_kinds`` has them."""
+    return [prompt.text for prompt in read_prompts_and_kinds(prompts)]
 
-    A text file has one prompt a line; blank lines and lines that start with # are skipped. A .csv or .tsv file has
-    them in its column ``prompt`` or ``caption`` (or is one column, without a header). Files are UTF-8.
+
+def read_prompts_and_kinds(prompts: str | Sequence[object] | Mapping[object, object]) -> list[Prompt]:
+    """The prompts that ``prompts`` names, with their kinds: a list is taken as it is, a set's name before a file's.
+
+    A file or URL, in UTF-8, is text with a prompt a line (blank lines and lines that start with # are skipped); .csv or
+    .tsv with a column ``prompt`` or ``caption``, or of one column without a header; or .jsonl. A column ``kind``,
+    ``category`` or ``tag`` holds the kinds. Bad lines are left out with a warning. Published sets are recognised.
 
     Raises: UserError if there is no such set or file, it cannot be read, or there is no prompt in it.
     """
     if isinstance(prompts, Mapping):
         raise UserError(f'prompts={dict(prompts)} is not a list: write \'prompts=["red apple","a house"]\'')
     if not isinstance(prompts, str):
-        found = [_prompt(entry, prompts) for entry in prompts]
-    elif prompts in prompt_sets():
-        found = _from_text((files("imagen") / "prompt_sets" / f"{prompts}.txt").read_text(encoding="utf-8"))
-    else:
-        found = _from_file(prompts)
-    if not found:
-        raise UserError(f"prompts={_shown(prompts)} holds no prompt: give at least one")
+        found = [Prompt(_prompt(entry, prompts)) for entry in prompts]
+        if not found:
+            raise UserError(f"prompts={list(prompts)} holds no prompt: give at least one")
+        return found
+    if prompts in prompt_sets():
+        suffix = next(entry.suffix for entry in _shipped() if entry.stem == prompts)
+        text = (files("imagen") / "prompt_sets" / f"{prompts}{suffix}").read_text(encoding="utf-8")
+        return _parsed(text, suffix, prompts)
+    name = urlsplit(prompts).path if "://" in prompts else prompts
+    found = _parsed(_text(prompts), PurePosixPath(name).suffix.lower(), prompts)
+    published, difference = recognise(found)
+    if published is not None:
+        log.info("prompts=%r is %s: %d prompts of %d kinds", prompts, published.name, len(found), len(published.counts))
+    elif difference:
+        log.warning("prompts=%r holds %s: its numbers do not compare with those published", prompts, difference)
     return found
 
 
 def prompt_sets() -> list[str]:
     """The names of the sets that come with the package."""
-    names = [entry.name for entry in (files("imagen") / "prompt_sets").iterdir()]
-    return sorted(name.removesuffix(".txt") for name in names if name.endswith(".txt"))
+    return sorted(entry.stem for entry in _shipped())
+
+
+def _shipped() -> list[PurePosixPath]:
+    entries = [PurePosixPath(entry.name) for entry in (files("imagen") / "prompt_sets").iterdir()]
+    return [entry for entry in entries if entry.suffix in (".txt", ".csv")]
 
 
 def _prompt(entry: object, prompts: Sequence[object]) -> str:
@@ -49,50 +71,45 @@ def _prompt(entry: object, prompts: Sequence[object]) -> str:
     if isinstance(entry, int | float) and not isinstance(entry, bool):
         return str(entry)
     raise UserError(
-        f'prompts={_shown(prompts)}: {entry!r} is not text; put quotes round it: \'prompts=["red apple","yes"]\''
+        f'prompts={list(prompts)}: {entry!r} is not text; put quotes round it: \'prompts=["red apple","yes"]\''
     )
 
 
-def _from_file(name: str) -> list[str]:
-    path = Path(os.path.expanduser(name))
-    if not os.path.isfile(path):  # unlike Path's, these two take any text, however long, without an error
+def _text(name: str) -> str:
+    is_url = "://" in name
+    if not is_url and not os.path.isfile(os.path.expanduser(name)):  # unlike Path's, these take any text, however long
         raise UserError(
             f"prompts={name!r} is neither a set ({', '.join(prompt_sets())}) nor a file; "
             f"a single prompt is a list of one: 'prompts=[\"{name}\"]'"
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")  # -sig: spreadsheets put a byte order mark first
+        content = (locate(name) if is_url else Path(os.path.expanduser(name))).read_bytes()
+    except UserError as error:
+        raise UserError(f"prompts={name!r}: {error}") from error
+    except Exception as error:  # each kind of URL has errors of its own
+        said = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+        raise UserError(f"prompts={name!r} cannot be read ({said}): check that it is there") from error
+    try:
+        text = content.decode("utf-8-sig")  # -sig: spreadsheets put a byte order mark first
     except UnicodeDecodeError as error:
         raise UserError(f"prompts={name!r} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"prompts={name!r} cannot be read: {error.strerror}") from error
-    separator = {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
-    return _from_text(text) if separator is None else _from_table(text, separator, name)
+    if re.match(r"\s*<(!doctype html|html)\b", text, re.IGNORECASE):
+        raise UserError(f"prompts={name!r} is a web page: give the address of the file itself, often called raw")
+    return text
 
 
-def _from_text(text: str) -> list[str]:
-    lines = (line.strip() for line in text.split("\n"))
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def _from_table(text: str, separator: str, name: str) -> list[str]:
+def _parsed(text: str, suffix: str, name: str) -> list[Prompt]:
     try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row]
-    except csv.Error as error:
-        raise UserError(f"prompts={name!r} cannot be read as a table: {error}") from error
-    if not rows:
-        return []
-    header = [title.strip().lower() for title in rows[0]]
-    named = [header.index(column) for column in COLUMNS if column in header]
-    if not named and any(len(row) > 1 for row in rows):
+        rows = parse(text, suffix)
+    except NoColumn as error:
         raise UserError(
-            f"prompts={name!r} has no column 'prompt' or 'caption' among {', '.join(rows[0])}: "
-            "name one so in its first line"
-        )
-    column, body = (named[0], rows[1:]) if named else (0, rows)
-    values = (row[column].strip() for row in body if len(row) > column)
-    return [value for value in values if value]
-
-
-def _shown(prompts: str | Sequence[object]) -> str:
-    return repr(prompts if isinstance(prompts, str) else list(prompts))
+            f"prompts={name!r} has no column 'prompt' or 'caption' among {error}: name one so in its first line"
+        ) from error
+    found = [row.prompt for row in rows if row.prompt is not None]
+    faults = [f"line {row.line} {row.fault}" for row in rows if row.prompt is None]
+    if not found:
+        why = f" ({faults[0]})" if faults else ""
+        raise UserError(f"prompts={name!r} holds no prompt{why}: give at least one")
+    if faults:
+        log.warning("prompts=%r: %d of %d lines are left out; %s", name, len(faults), len(rows), faults[0])
+    return found
