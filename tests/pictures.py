@@ -1,7 +1,9 @@
-"""Small pictures of a user's own, for the tests of tasks."""
+"""Small pictures, for the tests of tasks and metrics."""
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -15,3 +17,9 @@ def half_mask(width: int, height: int) -> Image.Image:
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[:, width // 2 :] = 255
     return Image.fromarray(mask)
+
+
+def random_pictures(count: int, side: int) -> Tensor:
+    """[count 3 side side] of uint8, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
