@@ -1,0 +1,170 @@
+"""What a training run takes of a machine, from its network's counts and what is assumed of the machine.
+
+Forward and backward take their operations at a share of the GPU's peak. The update of weights, optimizer and average
+takes the bytes that it reads and writes. Gradients and shards go round in rings, hidden behind the work that they can
+be hidden behind, and the data is read meanwhile.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+from omegaconf import DictConfig
+
+from imagen.data.tokens import member_bytes, tar_bytes
+from imagen.errors import UserError
+from imagen.plan.counts import Counts
+
+WEIGHT_BYTES = 4
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True)
+class GPU:
+    """Its name as CUDA gives it, memory in bytes, dense bf16 peak in FLOP/s, and bandwidth of its memory in bytes/s."""
+
+    name: str
+    memory: int
+    peak: float
+    bandwidth: float
+
+
+GPUS = {
+    "h100": GPU("NVIDIA H100 80GB HBM3", 81559 * 2**20, 989.4e12, 3.35e12),
+    "h200": GPU("NVIDIA H200", 143771 * 2**20, 989.4e12, 4.8e12),
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the network lies on the GPUs: whole on each (DDP) or in shards (FSDP2), its blocks recomputed or kept."""
+
+    sharded: bool
+    recomputed: bool
+
+    @property
+    def name(self) -> str:
+        return f"{'FSDP2' if self.sharded else 'DDP'}{', recomputed' if self.recomputed else ''}"
+
+
+WAYS = [Way(sharded, recomputed) for sharded, recomputed in product((False, True), repeat=2)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stage's training: counts of its network, global batch, steps, and bytes of a picture with its text."""
+
+    name: str
+    counts: Counts
+    batch_size: int
+    steps: int
+    picture_bytes: int
+    text_bytes: int
+
+    @property
+    def sample_bytes(self) -> int:
+        return self.picture_bytes + self.text_bytes
+
+
+def describe(cfg: DictConfig, counts: Counts, assumed: DictConfig) -> Run:
+    """The run of a training config, its data stored as ``data_prep`` stores it."""
+    picture = tar_bytes(round(cfg.resolution**2 * assumed.pixel_bytes))
+    beside = tar_bytes(assumed.caption_bytes) + tar_bytes(assumed.json_bytes)
+    text = tar_bytes(member_bytes(assumed.caption_tokens, cfg.text_encoder.width, assumed.storage))
+    return Run(cfg.name, counts, cfg.batch_size, cfg.max_steps, picture + beside, text)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One way on so many GPUs; ``micro_batch`` is 0 where not even one picture fits, and then there are no times.
+
+    Bytes are of each GPU, ``network_bytes`` sent in a step; times are seconds of a step, of ``network`` what cannot be
+    hidden; ``data`` is what reading takes meanwhile.
+    """
+
+    way: Way
+    gpus: int
+    state_bytes: int
+    picture_bytes: int
+    micro_batch: int
+    accumulation: int
+    network_bytes: float
+    compute: float
+    network: float
+    update: float
+    data: float
+
+    @property
+    def memory(self) -> int:
+        return self.state_bytes + self.micro_batch * self.picture_bytes
+
+    @property
+    def step(self) -> float:
+        return max(self.compute + self.network + self.update, self.data)
+
+    @property
+    def limit(self) -> str:
+        """What the step waits for longest; memory where nothing fits."""
+        if not self.micro_batch:
+            return "memory"
+        if self.data >= self.step:
+            return "data"
+        return max(("compute", "network", "update"), key=lambda part: getattr(self, part))
+
+
+def estimate(run: Run, way: Way, gpus: int, gpu: GPU, utilisation: float, assumed: DictConfig) -> Estimate:
+    """One way on so many GPUs, of whose peak ``utilisation`` is reached.
+
+    Raises: UserError if the batch is no multiple of the GPUs.
+    """
+    if gpus < 1 or run.batch_size % gpus:
+        raise UserError(f"gpus={gpus} must divide the global batch_size={run.batch_size} of {run.name}")
+    counts, share = run.counts, run.batch_size // gpus
+    state = state_bytes(counts, way, gpus)
+    picture = counts.recomputed_bytes if way.recomputed else counts.kept_bytes
+    room = max(0, int(assumed.memory_share * gpu.memory) - state) // picture
+    micro_batch = max((size for size in range(1, min(room, share) + 1) if share % size == 0), default=0)
+    accumulation = share // micro_batch if micro_batch else 0
+    sent = network_bytes(counts, way, gpus, accumulation, assumed)
+
+    flops = counts.step_flops + way.recomputed * counts.forward_flops
+    compute = share * flops / (utilisation * gpu.peak)
+    weights = WEIGHT_BYTES * counts.parameters
+    # the optimizer reads weights, gradients and state and writes weights and state; the average reads weights and both
+    moved = 4 * weights + 2 * counts.optimizer_bytes + 2 * counts.ema_bytes
+    update = moved / (gpus if way.sharded else 1) / (assumed.bandwidth_share * gpu.bandwidth)
+    # shards travel behind all of the work, DDP's gradients behind the last micro-batch's backward pass
+    hidden = compute if way.sharded or not accumulation else compute / accumulation * (1 - counts.forward_flops / flops)
+    network = max(0.0, sent / _link(gpus, assumed) - hidden)
+    nodes = math.ceil(gpus / assumed.gpus_per_node)
+    data = run.batch_size * run.sample_bytes / nodes / (assumed.read_gbytes * 1e9)
+    return Estimate(way, gpus, state, picture, micro_batch, accumulation, sent, compute, network, update, data)
+
+
+def state_bytes(counts: Counts, way: Way, gpus: int) -> int:
+    """What a GPU holds beside activations: weights, gradients, optimizer, average, and bf16 copies of weights."""
+    whole = 2 * WEIGHT_BYTES * counts.parameters + counts.optimizer_bytes + counts.ema_bytes
+    copies = BF16_BYTES * counts.parameters
+    if not way.sharded:
+        return whole + copies
+    # gathered at one time: what belongs to no block, a block and the next; and a block's gradient
+    gathered = counts.root_parameters + 2 * counts.block_parameters
+    return math.ceil(whole / gpus) + copies + WEIGHT_BYTES * (gathered + counts.block_parameters)
+
+
+def network_bytes(counts: Counts, way: Way, gpus: int, accumulation: int, assumed: DictConfig) -> float:
+    """What each GPU sends in a step, in rings.
+
+    DDP sums gradients once; FSDP2 gathers weights for the forward and again for the backward pass and sums gradients,
+    for every micro-batch.
+    """
+    ring = (gpus - 1) / gpus * counts.parameters
+    if way.sharded:
+        return accumulation * ring * 3 * WEIGHT_BYTES
+    return 2 * ring * assumed.gradient_bytes
+
+
+def _link(gpus: int, assumed: DictConfig) -> float:
+    """Bytes a second that a ring moves past each GPU; rings leave a node through all its ports together."""
+    across = assumed.network_gbytes if gpus > assumed.gpus_per_node else math.inf
+    return assumed.bandwidth_share * min(assumed.nvlink_gbytes, across) * 1e9

@@ -1,0 +1,208 @@
+import dataclasses
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from imagen import build
+from imagen.cli import compose
+from imagen.data.tokens import dump_tokens
+from imagen.errors import UserError
+from imagen.plan.__main__ import BEGIN, END, SCALING, plan
+from imagen.plan.counts import BLOCKS, Counts, count
+from imagen.plan.estimate import GPU, WAYS, Run, Way, describe, estimate, network_bytes, state_bytes
+from imagen.plan.measured import utilisation
+from imagen.summary import example
+
+DDP, RECOMPUTED, FSDP, _ = WAYS
+TOY = Counts(
+    parameters=1000,
+    block_parameters=100,
+    root_parameters=50,
+    optimizer_bytes=8000,
+    ema_bytes=4000,
+    forward_flops=10**9,
+    step_flops=3 * 10**9,
+    kept_bytes=1000,
+    recomputed_bytes=100,
+)
+RUN = Run("toy", TOY, batch_size=64, steps=86400, picture_bytes=1000, text_bytes=500)
+
+
+def assumed(**changed) -> DictConfig:
+    cfg = compose("plan", [])
+    cfg.update(changed)
+    return cfg
+
+
+def small_gpu(memory: int) -> GPU:
+    return GPU("small", memory, peak=1e12, bandwidth=1e9)
+
+
+@pytest.fixture(scope="module")
+def toy() -> Counts:
+    return count(compose("train", ["experiment=toy"]))
+
+
+def test_states_have_their_closed_form():
+    weights_gradients_optimizer_average = 4000 + 4000 + 8000 + 4000
+    assert state_bytes(TOY, DDP, 8) == weights_gradients_optimizer_average + 2000
+    gathered = 4 * (50 + 100 + 100) + 4 * 100  # the root and two blocks; a gradient
+    assert state_bytes(TOY, FSDP, 8) == weights_gradients_optimizer_average // 8 + 2000 + gathered
+
+
+def test_ring_traffic_has_its_closed_form():
+    assert network_bytes(TOY, DDP, 8, 4, assumed()) == 2 * 7 / 8 * 1000 * 4
+    assert network_bytes(TOY, DDP, 8, 4, assumed(gradient_bytes=2)) == 2 * 7 / 8 * 1000 * 2
+    assert network_bytes(TOY, FSDP, 8, 4, assumed()) == 4 * 7 / 8 * 1000 * (4 + 4 + 4)
+    assert network_bytes(TOY, DDP, 1, 1, assumed()) == 0
+
+
+def test_the_micro_batch_is_the_largest_divisor_that_fits():
+    share = 64 // 8
+    for room, micro_batch in [(8000, 8), (7999, 4), (3999, 2), (1000, 1), (999, 0)]:
+        one = estimate(RUN, DDP, 8, small_gpu(22000 + room), 0.5, assumed(memory_share=1.0))
+        assert one.micro_batch == micro_batch
+        assert one.accumulation == (share // micro_batch if micro_batch else 0)
+        assert one.memory <= 22000 + room
+        assert (one.limit == "memory") == (micro_batch == 0)
+
+
+def test_a_steps_time_is_its_parts():
+    wide = small_gpu(10**6)
+    one = estimate(RUN, DDP, 8, wide, 0.5, assumed(bandwidth_share=1.0, nvlink_gbytes=1e-9, read_gbytes=1e9))
+    assert one.compute == pytest.approx(8 * 3e9 / 0.5e12)
+    moved = 3 * 4000 + 2 * 8000 + (4000 + 2 * 4000)  # optimizer: weights twice, gradients, state twice; average
+    assert one.update == pytest.approx(moved / 1e9)
+    assert one.network == pytest.approx(7000 / 1.0 - one.compute * 2 / 3)  # all but one backward pass
+    assert one.limit == "network"
+    assert one.step == one.compute + one.update + one.network
+    again = estimate(RUN, RECOMPUTED, 8, wide, 0.5, assumed())
+    assert again.compute == pytest.approx(4 / 3 * one.compute)
+    slow_disk = estimate(RUN, DDP, 8, wide, 0.5, assumed(read_gbytes=1e-6))
+    assert (slow_disk.limit, slow_disk.step) == ("data", pytest.approx(64 * 1500 / 1e3))
+
+
+def test_across_nodes_a_ring_goes_through_all_of_a_nodes_ports():
+    def exposed(gpus: int, **changed) -> float:
+        slow = assumed(bandwidth_share=1.0, nvlink_gbytes=1e-9, **changed)
+        one = estimate(RUN, DDP, gpus, small_gpu(10**6), 1.0, slow)
+        return one.network + one.compute * 2 / 3
+
+    assert exposed(8, network_gbytes=1e-12) == pytest.approx(7000)
+    assert exposed(16, network_gbytes=1e-10) == pytest.approx(7500 / 0.1)
+    assert exposed(16, network_gbytes=1.0) == pytest.approx(7500)
+
+
+def test_gpus_that_do_not_share_the_batch_are_refused():
+    with pytest.raises(UserError, match="gpus=7 must divide the global batch_size=64 of toy"):
+        estimate(RUN, DDP, 7, small_gpu(10**6), 0.5, assumed())
+
+
+def test_a_toys_counts_are_those_of_the_network(toy):
+    network = build.build_network(compose("train", ["experiment=toy"]))
+    assert toy.parameters == sum(p.numel() for p in network.parameters())
+    assert toy.step_flops == pytest.approx(3 * toy.forward_flops, rel=0.02)
+    assert toy.block_parameters < toy.parameters
+    assert 0 < toy.root_parameters < toy.parameters
+
+
+def test_recomputing_keeps_what_torch_keeps_when_all_blocks_but_one_are_checkpointed(toy):
+    cfg = compose("train", ["experiment=toy"])
+    with torch.device("meta"):
+        network, inputs = build.build_network(cfg), example(cfg, cfg.resolution)
+    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    blocks = [block for block in network.modules() if isinstance(block, BLOCKS)]
+    kept: dict[int, torch.Tensor] = {}
+    whole = blocks[0]
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = tensor
+        return tensor
+
+    def forward(block: nn.Module, x: torch.Tensor, *others):
+        for value in (x, *others):  # checkpoint holds them without a hook
+            if isinstance(value, torch.Tensor):
+                keep(value)
+        plain = type(block).forward
+        return plain(block, x, *others) if block is whole else checkpoint(plain, block, x, *others, use_reentrant=False)
+
+    sizes = []
+    for block in blocks:
+        block.forward = partial(forward, block)  # pyright: ignore[reportAttributeAccessIssue]
+    for whole in blocks:  # noqa: B007  which forward() reads
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network(*inputs)
+        sizes.append(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+    assert max(sizes) == pytest.approx(toy.recomputed_bytes, rel=1e-3)
+    assert toy.recomputed_bytes < toy.kept_bytes
+
+
+def test_what_a_sample_takes_is_what_data_prep_writes():
+    cfg = compose("train", ["experiment=imagen_sr256"])
+    run = describe(cfg, TOY, assumed(caption_tokens=20, storage="bf16"))
+    member = dump_tokens(torch.zeros(20, 4096), "a caption", "bf16")
+    assert run.text_bytes == pytest.approx(512 + len(member), abs=512)
+    assert run.picture_bytes == pytest.approx(256**2 * 0.46 + 80 + 500, abs=3 * 1024)
+    assert (run.batch_size, run.steps) == (2048, 2_500_000)
+
+
+def test_utilisation_is_as_told_or_a_target():
+    assert utilisation("imagen_sr256", "h100", assumed(utilisation=0.3)) == (0.3, "as given")
+    share, how = utilisation("imagen_sr256", "h100", assumed())
+    assert (share, how) == (0.4, "a target, not measured")
+
+
+def test_the_plan_of_a_toy_says_what_was_asked():
+    words = ["experiment=toy", "gpu=h200", "gpus=[1,8]", "batch_size=64", "max_steps=100", "utilisation=0.25"]
+    text = plan(words, markdown=True)
+    assert "100 steps of 64 pictures. H200 at 25.0% of its peak, as given." in text
+    assert "| GPU | way | 1 | 8 |" in text
+    assert "| utilisation | 0.25 |" in text
+    assert "H100" not in text
+    assert "|" not in plan(words, markdown=False)
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("gpu=a100", "gpu=a100 is not known: give one of h100, h200, or all"),
+        ("utilisation=1.5", "utilisation=1.5 must be at most 1"),
+        ("utilisation=high", "utilisation=high must be a number or null"),
+        ("read_gbytes=0", "read_gbytes=0 must be more than 0"),
+        ("gpus=8", "gpus=8 must be a list"),
+        ("storage=fp8", "storage=fp8 is not a code"),
+    ],
+)
+def test_what_cannot_be_assumed_is_refused(word, complaint):
+    with pytest.raises(UserError, match=complaint):
+        plan(["experiment=toy", word], markdown=False)
+
+
+def test_the_page_has_the_plan_of_the_64_to_256_stage():
+    printed = plan(["experiment=imagen_sr256"], markdown=True)
+    section = printed[: printed.index("### Storage")]
+    assert section in SCALING.read_text(encoding="utf-8")
+    assert printed[printed.index("### Assumptions") :] in SCALING.read_text(encoding="utf-8")
+
+
+@pytest.mark.drill
+def test_the_page_is_what_the_command_prints():
+    command = [sys.executable, "-m", "imagen.plan", "--markdown"]
+    printed = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    page = SCALING.read_text(encoding="utf-8")
+    assert page.partition(BEGIN)[2].partition(END)[0].strip() == printed.strip()
+
+
+def test_ways_are_all_there_are():
+    assert len({dataclasses.astuple(way) for way in WAYS}) == 4
+    assert Way(True, False).name == "FSDP2"
