@@ -1,5 +1,6 @@
 """A preset's training step, on random pictures that lie on the device already."""
 
+from argparse import Namespace
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.profiler import record_function
 
 from imagen import build
 from imagen.randomness import TrainingAddress
+from imagen.summary import summarize
 from imagen.types import Batch
 
 LARGEST_OWN_BATCH = 64
@@ -22,6 +24,13 @@ def batch_size_of(cfg: DictConfig, given: int | None, device: torch.device) -> i
     if given:
         return given
     return cfg.batch_size if cfg.batch_size <= LARGEST_OWN_BATCH else (32 if device.type == "cuda" else 1)
+
+
+def least_cost(cfg: DictConfig, options: Namespace, device: torch.device) -> tuple[float, float]:
+    """Operations of a step, and bytes of float32 weights and gradients, states and what is kept for the backward."""
+    counts, batch_size = summarize(cfg), batch_size_of(cfg, options.batch_size, device)
+    states = 8 * counts["parameters"] + counts["ema_bytes"] + counts["optimizer_bytes"]
+    return counts["training_flops"] * batch_size, states + counts["activation_bytes"] * batch_size
 
 
 class TrainingStep:

@@ -15,7 +15,7 @@ from common import peak_memory, rounded, timed
 from kinds import milliseconds_by_kind
 from omegaconf import DictConfig
 from presets import parser_of_presets, run
-from step import TrainingStep, batch_size_of
+from step import TrainingStep, batch_size_of, least_cost
 
 from imagen.summary import summarize
 
@@ -40,13 +40,6 @@ def measure(cfg: DictConfig, options: Namespace, device: torch.device) -> dict[s
     return figures
 
 
-def cost(cfg: DictConfig, options: Namespace, device: torch.device) -> tuple[float, float]:
-    """Operations of a step, and bytes of float32 weights and gradients, states and what is kept for the backward."""
-    counts, batch_size = summarize(cfg), batch_size_of(cfg, options.batch_size, device)
-    states = 8 * counts["parameters"] + counts["ema_bytes"] + counts["optimizer_bytes"]
-    return counts["training_flops"] * batch_size, states + counts["activation_bytes"] * batch_size
-
-
 def graph_breaks(step: TrainingStep) -> int:
     """Where torch.compile would break the network's graph in two; traced, not compiled."""
     seen: list[tuple[Any, ...]] = []
@@ -61,7 +54,7 @@ def main() -> None:
     parser = parser_of_presets(__doc__)
     parser.add_argument("--batch-size", type=int, help="pictures; else the preset's own, or 1 on a CPU and 32 on a GPU")
     parser.add_argument("--graph-breaks", action="store_true", help="count them too")
-    run("train_step", __file__, parser.parse_args(), measure, cost)
+    run("train_step", __file__, parser.parse_args(), measure, least_cost)
 
 
 if __name__ == "__main__":
