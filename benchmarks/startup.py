@@ -68,7 +68,7 @@ WAITS = {
 
 
 def processor_seconds() -> float:
-    """What the processes so far took of the processor: that does not tell how busy the machine was with other things."""
+    """What the processes so far took of the processor: the same however busy the machine is with other things."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
