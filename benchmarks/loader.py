@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, write_index
+from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, index_of, write_index
 from imagen.data.order import Deal, GlobalOrder
 from imagen.data.shards import ENCODER_MEMBER, stats_path, text_folder, write_tar
 from imagen.data.stream import Shard
@@ -53,10 +53,8 @@ def make_set(root: Path, shards: int, count: int, size: int) -> None:
                 texts.append((f"{key}.safetensors", dump_tokens(torch.randn(20, WIDTH), caption)))
             tar = root / split / f"images-{size}" / f"{shard:05}.tar"
             sidecar = text_folder(root, split, encoder.name, encoder.fingerprint()) / tar.name
-            write_tar(tar, images)
-            write_tar(sidecar, texts)
-            write_index(tar, PICTURE_FIELDS)
-            write_index(sidecar, TEXT_FIELDS)
+            for path, members, fields in ((tar, images, PICTURE_FIELDS), (sidecar, texts, TEXT_FIELDS)):
+                write_index(path, index_of(write_tar(path, members).members, fields))
             stats_path(tar).write_text(json.dumps({"successes": count}))
 
 

@@ -15,7 +15,7 @@ from upath import UPath
 
 from imagen.data import access
 from imagen.data.access import ReadSamples
-from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, write_index
+from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, scan, write_index
 from imagen.data.reader import Decode, Raw
 from imagen.data.shards import ENCODER_MEMBER, write_tar
 from imagen.data.stream import Crop, Sample, Shard
@@ -56,8 +56,8 @@ def fit(raws: list[Raw]) -> list[str]:
 def test_rows_in_any_order_from_any_place(tmp_path: Path, indexed: bool, url: str | None):
     made = shard(tmp_path if url is None else UPath(f"{url}/{indexed}"))
     if indexed:
-        write_index(made.images, PICTURE_FIELDS)
-        write_index(made.text, TEXT_FIELDS)
+        write_index(made.images, scan(made.images, PICTURE_FIELDS))
+        write_index(made.text, scan(made.text, TEXT_FIELDS))
     assert fit(read(made, [5, 0, 7, 5])) == ["00005", "00000", "00007", "00005"]
 
 
@@ -114,7 +114,7 @@ def test_a_sidecar_of_another_encoder_is_not_read(tmp_path: Path, caplog: pytest
 def test_a_tar_cut_anywhere_loses_only_what_was_cut(tmp_path: Path, indexed: bool):
     made = shard(tmp_path)
     if indexed:
-        write_index(made.images, PICTURE_FIELDS)
+        write_index(made.images, scan(made.images, PICTURE_FIELDS))
     whole = made.images.read_bytes()
     with tarfile.open(made.images) as archive:
         ends = [archive.getmember(f"{i:05}.txt") for i in range(COUNT)]
@@ -127,7 +127,7 @@ def test_a_tar_cut_anywhere_loses_only_what_was_cut(tmp_path: Path, indexed: boo
 
 def test_flipped_bits_never_pass_for_another_sample(tmp_path: Path):
     made = shard(tmp_path)
-    write_index(made.images, PICTURE_FIELDS)
+    write_index(made.images, scan(made.images, PICTURE_FIELDS))
     whole = made.images.read_bytes()
     rng = random.Random(0)
     for _ in range(200):
@@ -155,7 +155,7 @@ def test_a_read_that_fails_is_the_samples_own_fault(tmp_path: Path, monkeypatch:
 
 def test_an_index_of_another_tar_is_found_out(tmp_path: Path):
     made = shard(tmp_path)
-    write_index(made.images, PICTURE_FIELDS)
+    write_index(made.images, scan(made.images, PICTURE_FIELDS))
     images = [small_set.image_members(range(i, i + 1)) for i in range(COUNT)]
     write_tar(made.images, itertools.chain(*reversed(images)))
     assert {sample(raw) for raw in read(made)[:3]} == {"the tar is damaged, or not the one that was indexed"}

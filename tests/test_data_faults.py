@@ -17,7 +17,7 @@ import pytest
 import small_set
 import torch
 
-from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, write_index
+from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, scan, write_index
 from imagen.data.shards import ENCODER_MEMBER, stats_path, write_tar
 from imagen.data.tokens import dump_tokens
 from imagen.data.webdataset import ResampledWebDataset, WebDatasetModule
@@ -53,7 +53,7 @@ def build(root: Path, loader: str, **changed: Any) -> WebDatasetModule:
     options = small_set.options(root, **({"batch_size": 3, "max_unfit": 1.0} | changed))
     if loader == "indexed":
         for tar in root.glob("train/*/*.tar"):
-            write_index(tar, PICTURE_FIELDS if tar.parent.name.startswith("images") else TEXT_FIELDS)
+            write_index(tar, scan(tar, PICTURE_FIELDS if tar.parent.name.startswith("images") else TEXT_FIELDS))
     made: type[WebDatasetModule] = ResampledWebDataset if loader == "resampled" else WebDatasetModule
     module = made(small_set.ENCODER, **options, **({"shuffle_buffer": 4} if loader == "resampled" else {}))
     module.setup("fit")

@@ -8,7 +8,7 @@ import pytest
 import small_set
 from upath import UPath
 
-from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, index_path, read_index, scan, write_index
+from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, index_of, index_path, read_index, scan, write_index
 from imagen.data.shards import write_tar
 from imagen.errors import UserError
 
@@ -30,11 +30,16 @@ def test_every_field_is_where_the_index_says(tmp_path: Path):
             assert content[offset : offset + size] == members[f"{row['key'].decode()}.{suffix}"]
 
 
+ODD = [("a" * 200 + ".jpg", b"long"), ("naïve.jpg", b"x" * 1025), ("naïve.txt", b""), ("b.json", b"{}")]
+
+
+@pytest.mark.parametrize("members", [small_set.image_members(range(5)), ODD, []], ids=["plain", "odd names", "none"])
 @pytest.mark.parametrize("url", [None, "memory://index"])
-def test_a_written_index_is_the_scanned_one(tmp_path: Path, url: str | None):
-    tar = written(tmp_path if url is None else UPath(url))
+def test_a_written_index_is_the_scanned_one(tmp_path: Path, url: str | None, members: small_set.Members):
+    tar = (tmp_path if url is None else UPath(url) / f"{len(members)}") / "00000.tar"
+    made = write_tar(tar, members)
     scanned = read_index(tar, PICTURE_FIELDS)  # none is there yet
-    write_index(tar, PICTURE_FIELDS)
+    write_index(tar, index_of(made.members, PICTURE_FIELDS))
     assert index_path(tar).name == "00000_index.npy"
     assert np.array_equal(read_index(tar, PICTURE_FIELDS), scanned)
 
@@ -68,6 +73,6 @@ def test_a_damaged_index_is_named(tmp_path: Path, content: bytes):
     index_path(tar).write_bytes(content)
     with pytest.raises(UserError, match=r"00000_index.npy is damaged .*remove it"):
         read_index(tar, PICTURE_FIELDS)
-    write_index(tar, PICTURE_FIELDS)
+    write_index(tar, scan(tar, PICTURE_FIELDS))
     with pytest.raises(UserError, match=r"00000_index.npy is no index of \['tokens'\]"):
         read_index(tar, TEXT_FIELDS)

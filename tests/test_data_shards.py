@@ -1,5 +1,7 @@
 """The folder contract: names, hashes, tars, and finding the sidecars that fit an encoder."""
 
+import errno
+import hashlib
 import io
 import json
 import tarfile
@@ -56,6 +58,22 @@ def test_tars_keep_order_and_are_the_same_bytes_each_time(tmp_path):
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
     assert shards.read_captions(tmp_path / "one.tar") == {"b": "second", "a": "naïve"}
     assert list(shards.read_captions(tmp_path / "one.tar")) == ["b", "a"]
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1, 511, 512, 513, 100_000], [8192]], ids=str)
+def test_tars_are_those_of_tarfile_and_known_without_reading_them(tmp_path, sizes):
+    members = [(f"{i}{'ä' * (i % 2)}.txt", b"x" * size) for i, size in enumerate(sizes)]
+    theirs = io.BytesIO()
+    with tarfile.open(fileobj=theirs, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(content), 0o444
+            tar.addfile(info, io.BytesIO(content))
+    made = write_tar(tmp_path / "00000.tar", members)
+    content = (tmp_path / "00000.tar").read_bytes()
+    assert content == theirs.getvalue()
+    assert (made.size, made.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert [(one.name, content[one.offset :][: one.size]) for one in made.members] == members
 
 
 def test_a_tar_arrives_whole_or_not_at_all(tmp_path):
@@ -155,3 +173,30 @@ def test_names_without_end_are_passed_over(tmp_path):
     write_tar(tar, [("x" * 100_000 + ".txt", b"long"), ("0.txt", b"good")])
     assert read_captions(tar) == {"0": "good"}
     assert scan(tar, PICTURE_FIELDS).dtype["key"].itemsize == 1
+
+
+def test_a_disk_that_fails_is_no_damage(tmp_path, monkeypatch):
+    tar = tmp_path / "00000.tar"
+    write_tar(tar, [("0.txt", b"good"), ("1.txt", b"good")])
+    read = io.BytesIO.read
+
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() > 1000:
+                raise OSError(errno.EIO, "Input/output error")
+            return read(self, size)
+
+    content = tar.read_bytes()
+    monkeypatch.setattr(type(tar), "open", lambda self, mode: Failing(content))
+    with pytest.raises(OSError, match="Input/output error") as stopped:
+        read_captions(tar)
+    assert stopped.value.filename == str(tar)
+
+
+def test_samples_are_neighbours_of_one_key_and_what_is_too_large_is_none(tmp_path):
+    tar = tmp_path / "00000.tar"
+    write_tar(
+        tar, [("a.jpg", b"xx"), ("a.pickle", b"y"), ("a.TXT", b"z"), ("b.txt", b"1"), ("b.txt", b"2"), ("a.txt", b"3")]
+    )
+    read = [("a", {"picture": None, "caption": b"z"}), ("b", {"caption": b"2"}), ("a", {"caption": b"3"})]
+    assert list(shards.read_samples(tar, PICTURE_FIELDS, most=1)) == read

@@ -1,5 +1,6 @@
 """The members of a sidecar: how much room they take, what each code loses, and what is refused."""
 
+import base64
 import hashlib
 import random
 
@@ -32,6 +33,18 @@ def test_a_member_is_no_larger_than_promised(storage):
         assert len(member) <= n * (d + 2 if storage == "int8" else 2 * d) + 200
         assert abs(tokens.member_bytes(n, d, storage) - len(member)) <= 40
         assert tokens.tar_bytes(len(member)) <= len(member) + 1100
+
+
+@pytest.mark.parametrize("storage", tokens.STORAGES)
+def test_a_member_is_to_the_byte_what_safetensors_writes(storage):
+    for length, caption in ((0, "none"), (1, "one"), (7, "seven"), (7, "other seven")):
+        parts = tokens.code(torch.randn(9, length, 5).transpose(0, 1)[:, 2], storage)
+        made_from = tokens.caption_hash(caption)
+        member = tokens.pack(parts, made_from)
+        short = base64.b64encode(bytes.fromhex(made_from)).decode().rstrip("=")
+        whole = {name: part.contiguous() for name, part in parts.items()}
+        assert member == safetensors.torch.save(whole, {"hash": short})
+        assert tokens.tokens_caption_hash(member) == made_from
 
 
 def test_a_tar_adds_at_most_1100_bytes_a_caption(tmp_path):

@@ -1,5 +1,6 @@
 """A whole set is found whole; every kind of finding is found in a set in which that very fault was planted."""
 
+import hashlib
 import io
 import json
 import shutil
@@ -16,8 +17,8 @@ from PIL import Image
 
 from imagen.cli import compose
 from imagen.data import shards, tokens
-from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, index_path, write_index
-from imagen.data.writer import Entry, digest, sample_row, write_shard
+from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, index_of, index_path, scan, write_index
+from imagen.data.writer import Entry, sample_row, write_shard
 from imagen.errors import UserError
 from imagen.files import locate, write_json
 from imagen.prep.verify import verify
@@ -49,9 +50,9 @@ def write_text(folder, shard: int, storage: str = "fp16", encoder: Hash = ENCODE
 
 
 def finish(tar, members, fields, stats) -> None:
-    shards.write_tar(tar, members)
-    write_index(tar, fields)
-    write_json(shards.stats_path(tar), {"successes": SAMPLES, "recipe": {}} | stats | {"sha256": digest(tar)})
+    written = shards.write_tar(tar, members)
+    write_index(tar, index_of(written.members, fields))
+    write_json(shards.stats_path(tar), {"successes": SAMPLES, "recipe": {}} | stats | {"sha256": written.sha256})
 
 
 def write_set(root, storage: str = "fp16") -> None:
@@ -119,10 +120,15 @@ def again(tar, change, *, index: bool = True, parquet: bool = True, **stats) -> 
     """Write a tar anew with changed members, and all that lies beside it, so that nothing else is amiss."""
     members = list(change(members_of(tar)))
     kept = json.loads(shards.stats_path(tar).read_text())
-    shards.write_tar(tar, members)
+    written = shards.write_tar(tar, members)
     if index:
-        write_index(tar, TEXT_FIELDS if tar.parent.name.startswith("text") else PICTURE_FIELDS)
-    write_json(shards.stats_path(tar), kept | {"sha256": digest(tar)} | stats)
+        fields = TEXT_FIELDS if tar.parent.name.startswith("text") else PICTURE_FIELDS
+        write_index(tar, index_of(written.members, fields))
+    write_json(shards.stats_path(tar), kept | {"sha256": written.sha256} | stats)
+
+
+def digest(tar) -> str:
+    return hashlib.sha256(tar.read_bytes()).hexdigest()
 
 
 def swap(name: str, content: bytes | None):
@@ -224,6 +230,10 @@ FAULTS = {
     "unfinished shard": [
         lambda root: shards.stats_path(images(root)).unlink(),
         lambda root: shards.stats_path(sidecar(root)).unlink(),
+    ],
+    "missing folder": [
+        lambda root: shutil.rmtree(images(root).parent),
+        lambda root: shutil.rmtree(sidecar(root).parent),
     ],
     "missing tar": [
         lambda root: remove(images(root)),
@@ -376,7 +386,7 @@ def test_odd_members_are_only_names(config, root):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    write_index(images(root), PICTURE_FIELDS)
+    write_index(images(root), scan(images(root), PICTURE_FIELDS))
     odd = SAMPLES + len(ODD_NAMES) - 1
     stats(images(root), sha256=digest(images(root)), successes=odd, count=odd)
     kinds = found(config, root)
@@ -453,7 +463,9 @@ def test_embeddings_by_another_encoder_are_told_as_not_checked(config, root, cap
     other = config.copy()
     other.text_encoder.max_length = 12
     assert found(other, root) == set()
-    assert "(not by text_encoder=hash)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "(not by text_encoder=hash)" in said
+    assert "not checked: captions (no embeddings by text_encoder=hash)" in said
 
 
 def test_an_encoder_without_weights_here_is_told(root, tmp_path, capsys):

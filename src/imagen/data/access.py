@@ -112,10 +112,11 @@ class OpenShard:
 
 @dataclass
 class Members:
-    """The fields of one sample that a tar holds, or why they cannot be trusted."""
+    """The fields of one sample that a tar holds, or why they cannot be trusted; ``error`` where reading failed."""
 
     content: dict[str, bytes]
     fault: str | None = None
+    error: Exception | None = None
 
 
 class OpenTar:
@@ -155,7 +156,7 @@ class OpenTar:
 
     def _members(self, row: int, entries: dict[str, Span], begin: int, data: bytes | Exception) -> Members:
         if isinstance(data, Exception):
-            return Members({}, f"the tar cannot be read ({data})")
+            return Members({}, f"the tar cannot be read ({data})", data)
         key = bytes(self.index["key"][row])
         content: dict[str, bytes] = {}
         for name, (offset, size) in entries.items():

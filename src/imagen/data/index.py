@@ -1,18 +1,17 @@
 """Where each sample of a tar lies: what lets a loader read any sample without reading those before it.
 
 ``00000_index.npy`` beside ``00000.tar`` is an array with a row a sample, in the tar's order: its key, and for each
-field where its bytes begin (0: the sample lacks it) and how many they are. It is made from the tar's headers alone.
+field where its bytes begin (0: the sample lacks it) and how many they are. It is made while the tar is written, or
+from its headers alone.
 """
 
 import io
-import itertools
 import logging
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from imagen.data.shards import ENCODER_MEMBER, walk
+from imagen.data.shards import Span, by_key, walk
 from imagen.errors import UserError
 from imagen.files import Location, write_array
 
@@ -37,39 +36,37 @@ def index_path(tar: Location) -> Location:
     return tar.with_name(f"{tar.name.removesuffix('.tar')}_index.npy")
 
 
-def scan(tar: Location, fields: dict[str, str]) -> np.ndarray:
-    """The index of a tar, from its headers: neighbours of one key are a sample, what has none of ``fields`` is not.
+def index_of(members: Iterable[Span], fields: dict[str, str]) -> np.ndarray:
+    """The index of a tar of these members; ``fields`` gives each suffix its field.
 
-    ``fields`` gives each suffix its field. A damaged tar is indexed as far as it can be read; of members of one key
-    and field the last counts, as for a tar unpacked on a disk.
+    Of members of one key and field the last counts, as for a tar unpacked on a disk.
     """
     rows = []
-    for key, members in itertools.groupby(_headers(tar), key=lambda info: info.name.rpartition(".")[0]):
-        row: dict[str, tuple[int, int]] = {}
-        for info in members:
-            field = fields.get(info.name.rpartition(".")[2].lower())
-            if field is not None:
-                row[field] = (info.offset_data, info.size)
-        if row:
-            name = key.encode(errors="surrogateescape")  # as tarfile read it
-            rows.append((name, *(row.get(field, (0, 0)) for field in dict.fromkeys(fields.values()))))
+    for key, spans in by_key(members, fields):
+        row = {field: (span.offset, span.size) for field, span in spans}
+        name = key.encode(errors="surrogateescape")  # as tarfile read it
+        rows.append((name, *(row.get(field, (0, 0)) for field in dict.fromkeys(fields.values()))))
     width = max((len(row[0]) for row in rows), default=1)
     kinds = [(field, np.dtype([("offset", "<i8"), ("size", "<i8")])) for field in dict.fromkeys(fields.values())]
     return np.array(rows, dtype=[("key", f"S{max(1, width)}"), *kinds])
 
 
-def _headers(tar: Location) -> Iterator[tarfile.TarInfo]:
+def scan(tar: Location, fields: dict[str, str]) -> np.ndarray:
+    """The index of a tar by its headers; a damaged one is indexed as far as it can be read."""
+    return index_of(_headers(tar), fields)
+
+
+def _headers(tar: Location) -> Iterator[Span]:
     try:
         for member in walk(tar):
-            if member.name != ENCODER_MEMBER:
-                yield member.info
+            yield member.span
     except (UserError, OSError) as error:
         log.warning("%s", error)
 
 
-def write_index(tar: Location, fields: dict[str, str]) -> None:
+def write_index(tar: Location, index: np.ndarray) -> None:
     """Write the index of ``tar`` beside it."""
-    write_array(index_path(tar), scan(tar, fields))
+    write_array(index_path(tar), index)
 
 
 def read_index(tar: Location, fields: dict[str, str]) -> np.ndarray:

@@ -5,7 +5,6 @@ its sidecar; a pickle beside them is passed over.
 """
 
 import itertools
-import json
 import logging
 import random
 from collections.abc import Iterable, Iterator
@@ -17,8 +16,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from imagen.data import pixels
-from imagen.data.index import PICTURE_FIELDS
-from imagen.data.shards import ENCODER_MEMBER, TOKENS_SUFFIX, walk
+from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS
+from imagen.data.shards import read_encoder, read_samples
 from imagen.data.stream import Crop, Sample, Shard
 from imagen.data.tokens import caption_hash, load_tokens
 from imagen.errors import UserError
@@ -87,40 +86,30 @@ def join(pictures: Iterable[Raw], texts: Iterable[tuple[str, bytes]]) -> Iterato
 
 
 def _pictures(shard: Shard) -> Iterator[Raw]:
-    """Group neighbours of one key; only what has a picture is a sample."""
-    for key, members in itertools.groupby(_members(shard.images), key=lambda member: member[0].rpartition(".")[0]):
-        raw = Raw(str(shard.images), key, shape=shard.shape)
-        for name, content in members:
-            known = PICTURE_FIELDS.get(name.rpartition(".")[2].lower())
-            if known is not None:
-                setattr(raw, known, content)
-        if raw.picture is not None:
-            yield raw
+    """Only what has a picture is a sample."""
+    for key, content in _undamaged(shard.images, PICTURE_FIELDS):
+        if content.get("picture") is not None:
+            yield Raw(str(shard.images), key, **content, shape=shard.shape)
 
 
 def _texts(tar: Location, fingerprint: dict[str, Any] | None) -> Iterator[tuple[str, bytes]]:
-    for name, content in _members(tar):
-        if name == ENCODER_MEMBER:
-            if not _says(content, fingerprint):
-                log.warning("%s was made by another encoder than the first of its folder: it is not read", tar)
-                return
-        elif name.endswith(TOKENS_SUFFIX):
-            yield name.removesuffix(TOKENS_SUFFIX), content
-
-
-def _says(content: bytes, fingerprint: dict[str, Any] | None) -> bool:
     try:
-        return json.loads(content) == fingerprint
-    except ValueError:
-        return False
+        made_by = read_encoder(tar)
+    except (UserError, OSError) as error:
+        log.warning("%s", error)
+        return
+    if made_by != fingerprint:
+        log.warning("%s was made by another encoder than the first of its folder: it is not read", tar)
+        return
+    for key, content in _undamaged(tar, TEXT_FIELDS):
+        if (tokens := content["tokens"]) is not None:
+            yield key, tokens
 
 
-def _members(tar: Location) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file, in order; a damaged tar ends where the damage begins."""
+def _undamaged(tar: Location, fields: dict[str, str]) -> Iterator[tuple[str, dict[str, bytes | None]]]:
+    """The samples of a tar; a damaged one ends where the damage begins."""
     try:
-        for member in walk(tar):
-            if (content := member.read()) is not None:
-                yield member.name, content
+        yield from read_samples(tar, fields)
     except (UserError, OSError) as error:
         log.warning("%s", error)
 

@@ -13,14 +13,16 @@ code a run was trained on is no matter of the encoder's.
 Keys join the two tars, never positions. The root is a path or any URL that fsspec knows. Nothing here ever unpickles.
 """
 
-import io
+import errno
+import hashlib
+import itertools
 import json
 import re
 import tarfile
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from imagen.errors import UserError
 from imagen.files import Location, atomic_write, locate, names_in
@@ -75,16 +77,52 @@ def whole_shards(folder: str | Location, *, skip_unfinished: bool) -> list[Locat
     return whole
 
 
-def write_tar(path: str | Location, members: Iterable[tuple[str, bytes]]) -> None:
+class Span(NamedTuple):
+    """Where the bytes of a tar's member begin, and how many they are."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a tar is that was just written: nothing of it need be read again."""
+
+    size: int
+    sha256: str
+    members: list[Span]
+
+
+def write_tar(path: str | Location, members: Iterable[tuple[str, bytes]]) -> Written:
     """Write a tar of (name, content), whole or not at all; the same members give the same bytes.
 
     It is a USTAR, but for names that are too long for one or not ASCII, which have a PAX header each.
     """
-    with atomic_write(path) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
+    hashed, spans, size = hashlib.sha256(), [], 0
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+
+        def write(*parts: bytes) -> None:
+            for part in parts:
+                hashed.update(part)
+                file.write(part)
+
         for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(content), 0o444
-            tar.addfile(info, io.BytesIO(content))
+            header = _header(name, len(content))
+            spans.append(Span(name, size + len(header), len(content)))
+            padding = -len(content) % tarfile.BLOCKSIZE
+            write(header, content, bytes(padding))
+            size += len(header) + len(content) + padding
+        end = 2 * tarfile.BLOCKSIZE
+        end += -(size + end) % tarfile.RECORDSIZE
+        write(bytes(end))
+    return Written(size + end, hashed.hexdigest(), spans)
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    return info.tobuf(tarfile.PAX_FORMAT)
 
 
 @contextmanager
@@ -99,21 +137,22 @@ class Member:
     """A plain file of a tar, met on a walk through it."""
 
     tar: str | Location
-    info: tarfile.TarInfo
+    span: Span
     file: Any  # opened to read bytes
 
     @property
     def name(self) -> str:
-        return self.info.name
+        return self.span.name
 
-    def read(self) -> bytes | None:
-        """Its content, None where it claims to be larger than any picture is. UserError if the tar ends before it."""
-        if self.info.size > MAX_BYTES:
+    def read(self, most: int = MAX_BYTES) -> bytes | None:
+        """Its content, None where it claims to be more than ``most`` bytes. UserError if the tar ends before it."""
+        _, offset, size = self.span
+        if size > most:
             return None
         with _damage(self.tar):
-            self.file.seek(self.info.offset_data)
-            content = self.file.read(self.info.size)
-            if len(content) < self.info.size:
+            self.file.seek(offset)
+            content = self.file.read(size)
+            if len(content) < size:
                 raise EOFError("unexpected end of data")
             return content
 
@@ -122,7 +161,7 @@ def walk(tar: str | Location) -> Generator[Member, None, None]:
     """The plain files of a tar, by their headers alone; memory is that of one.
 
     Links, folders, sparse files and names of more than 1,000 characters are passed over. Raises: UserError where
-    damage begins, whatever the headers claim.
+    damage begins, whatever the headers claim; OSError where the disk or the bucket fails, which is no damage.
     """
     with _damage(tar), open_tar(tar) as archive:
         assert archive.fileobj is not None
@@ -131,19 +170,44 @@ def walk(tar: str | Location) -> Generator[Member, None, None]:
             if not 0 <= info.size < 2**62:
                 raise tarfile.ReadError(f"a size of {info.size}")
             if info.isreg() and not info.issparse() and len(info.name) <= MAX_NAME:
-                yield Member(tar, info, archive.fileobj)
+                yield Member(tar, Span(info.name, info.offset_data, info.size), archive.fileobj)
 
 
 @contextmanager
 def _damage(tar: str | Location) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
+    except UserError:
         raise
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
-        if isinstance(error, UserError):
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is a seek to where no file reaches
+            error.filename = error.filename or str(tar)
             raise
         raise UserError(f"{tar} is damaged ({error}): remove it and write it again") from error
+
+
+Named = TypeVar("Named", Span, Member)
+
+
+def by_key(members: Iterable[Named], fields: dict[str, str]) -> Iterator[tuple[str, Iterator[tuple[str, Named]]]]:
+    """The samples of a tar, each its key and its (field, member) pairs: neighbours of one key.
+
+    ``fields`` gives each suffix its field; members of other suffixes are passed over.
+    """
+    known = ((field, member) for member in members if (field := fields.get(member.name.rpartition(".")[2].lower())))
+    return itertools.groupby(known, key=lambda pair: pair[1].name.rpartition(".")[0])
+
+
+def read_samples(
+    tar: str | Location, fields: dict[str, str], most: int = MAX_BYTES
+) -> Iterator[tuple[str, dict[str, bytes | None]]]:
+    """Key and fields of every sample in the tar's order; None for what is more than ``most`` bytes.
+
+    Of two members of one field the last counts, as for a tar unpacked on a disk. Raises: as ``walk`` does; a sample
+    that the damage has cut is lost whole.
+    """
+    for key, members in by_key(walk(tar), fields):
+        yield key, {field: member.read(most) for field, member in members}
 
 
 def read_members(tar: str | Location, suffix: str) -> Iterator[tuple[str, bytes]]:

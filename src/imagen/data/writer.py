@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from imagen.data.index import PICTURE_FIELDS, index_path, write_index
+from imagen.data.index import PICTURE_FIELDS, index_of, index_path, write_index
 from imagen.data.shards import stats_path, write_tar
 from imagen.errors import UserError
 from imagen.files import Location, atomic_write, names_in, write_json
@@ -63,21 +63,15 @@ def write_shard(
     """
     stats_path(tar).unlink(missing_ok=True)
     rows: list[dict[str, Any]] = []
-    write_tar(tar, _members(entries, rows))
+    written = write_tar(tar, _members(entries, rows))
     write_parquet(tar.with_suffix(".parquet"), [*rows, *dropped])
-    write_index(tar, PICTURE_FIELDS)
+    write_index(tar, index_of(written.members, PICTURE_FIELDS))
     reasons = Counter(row["error_message"] for row in dropped)
     counts = {"count": len(rows) + len(dropped), "successes": len(rows)}
     failures = {"failed_to_download": 0, "failed_to_resize": 0}
     times = {"duration": time.time() - started, "start_time": started, "end_time": time.time()}
-    ours = {"status_dict": {"success": len(rows), **reasons}, "recipe": recipe, "shards": shards, "sha256": digest(tar)}
-    write_json(stats_path(tar), counts | failures | times | ours | more)
-
-
-def digest(file: Location) -> str:
-    """The SHA-256 of a file, in hex."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
+    ours = {"status_dict": {"success": len(rows), **reasons}, "recipe": recipe, "shards": shards}
+    write_json(stats_path(tar), counts | failures | times | ours | {"sha256": written.sha256} | more)
 
 
 def _members(entries: Iterable[Entry], rows: list[dict[str, Any]]) -> Iterator[tuple[str, bytes]]:

@@ -18,9 +18,8 @@ import torch
 from tqdm import tqdm
 
 from imagen.data import tokens
-from imagen.data.index import TEXT_FIELDS, write_index
+from imagen.data.index import TEXT_FIELDS, index_of, write_index
 from imagen.data.shards import ENCODER_MEMBER, TOKENS_SUFFIX, read_captions, stats_path, write_tar
-from imagen.data.writer import digest
 from imagen.errors import UserError
 from imagen.files import Location, write_json
 from imagen.prep.ahead import ahead
@@ -216,8 +215,8 @@ class Encoding:
 
         tar: Location = sidecar.tar
         stats_path(tar).unlink(missing_ok=True)
-        write_tar(tar, members())
-        write_index(tar, TEXT_FIELDS)
+        written = write_tar(tar, members())
+        write_index(tar, index_of(written.members, TEXT_FIELDS))
         lost = [entry for entry in stored if entry.lost]
         missing = sidecar.captions - len(stored)
         counts = {
@@ -231,7 +230,7 @@ class Encoding:
         errors = {"error_sum": math.fsum(entry.error_sum for entry in stored), "error_max": most}
         cut = {"cut": len(lost), "cut_first": f"{lost[0].caption!r} lost {lost[0].lost!r}" if lost else ""}
         times = {"duration": time.time() - started, "start_time": started, "end_time": time.time()}
-        made = {"recipe": sidecar.recipe, "bytes": tar.stat().st_size, "sha256": digest(tar)}
+        made = {"recipe": sidecar.recipe, "bytes": written.size, "sha256": written.sha256}
         sidecar.stats = counts | ours | errors | cut | times | made
         write_json(stats_path(tar), sidecar.stats)
 

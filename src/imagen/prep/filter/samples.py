@@ -1,15 +1,15 @@
 """The samples of a tar from the web, one after the other, whatever it holds."""
 
-import itertools
 import json
 import re
-import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from imagen.data import shards
 from imagen.data.index import PICTURE_FIELDS
-from imagen.data.shards import open_tar
+from imagen.errors import UserError
 from imagen.files import Location
 
 MAX_BYTES = 2**26
@@ -48,10 +48,7 @@ def read_samples(tar: Location) -> Iterator[Sample]:
     fails, which is no fault of the tar.
     """
     seen = set()
-    for key, members in itertools.groupby(_members(tar), key=lambda member: member[0].rpartition(".")[0]):
-        known = {field: content for name, content in members if (field := _field(name)) is not None}
-        if not known:
-            continue
+    for key, known in _undamaged(tar):
         sample = _sample(key, known)
         if key in seen:
             sample.fault = "duplicate key"
@@ -59,28 +56,9 @@ def read_samples(tar: Location) -> Iterator[Sample]:
         yield sample
 
 
-def _field(name: str) -> str | None:
-    return PICTURE_FIELDS.get(name.rpartition(".")[2].lower())
-
-
-def _members(tar: Location) -> Iterator[tuple[str, bytes | None]]:
-    """Name and content of every file that may be looked into, None for the content of one that is too large."""
-    try:
-        with open_tar(tar) as archive:
-            while (info := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # or it keeps every header of the shard
-                if not info.isreg() or info.issparse() or _field(info.name) is None:
-                    continue
-                content = None
-                if info.size <= MAX_BYTES:
-                    assert archive.fileobj is not None
-                    archive.fileobj.seek(info.offset_data)
-                    content = archive.fileobj.read(info.size)
-                    if len(content) < info.size:
-                        return
-                yield info.name, content
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError):
-        return  # damaged from here on; how many samples that costs, the shard's own stats tell
+def _undamaged(tar: Location) -> Iterator[tuple[str, dict[str, bytes | None]]]:
+    with suppress(UserError):  # damaged from there on; how many samples that costs, the shard's own stats tell
+        yield from shards.read_samples(tar, PICTURE_FIELDS, MAX_BYTES)
 
 
 def _sample(key: str, known: dict[str, bytes | None]) -> Sample:

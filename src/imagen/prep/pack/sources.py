@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Int64
 from PIL import Image
 
-from imagen.data.index import PICTURE_FIELDS, read_index
+from imagen.data.access import OpenTar
+from imagen.data.index import PICTURE_FIELDS
 from imagen.data.pixels import FORMATS, lies_sideways
 from imagen.errors import UserError
 from imagen.files import Location
@@ -21,6 +22,7 @@ from imagen.files import Location
 log = logging.getLogger(__name__)
 
 COLUMNS = ("key", "width", "height", "exif", "sha256", "status", "error_message")
+AT_ONCE = 32  # samples, which a bucket sends in the time of one
 ORIENTATION_TAG, SIDEWAYS_TAGS = 0x0112, (5, 6, 7, 8)
 
 
@@ -44,9 +46,9 @@ class Raw:
     """One sample as bytes; None where the tar lacks it."""
 
     key: str
-    picture: bytes | None
-    caption: bytes | None
-    info: bytes | None
+    picture: bytes | None = None
+    caption: bytes | None = None
+    info: bytes | None = None
 
 
 def read_promised(tar: Location) -> Promised:
@@ -73,23 +75,23 @@ def read_promised(tar: Location) -> Promised:
 
 
 def read_samples(tar: Location, keys: Sequence[str] | None) -> Iterator[Raw]:
-    """The samples of these keys, in their order, or all; of a tar nothing else is read. A lost one comes empty."""
-    index = read_index(tar, PICTURE_FIELDS)
-    rows = {row["key"].decode(errors="replace"): row for row in index}
-    fields = tuple(dict.fromkeys(PICTURE_FIELDS.values()))
-    with tar.open("rb") as file:
+    """The samples of these keys, in their order, or all; of a tar nothing else is read. A lost one comes empty.
 
-        def content(row: Any, field: str) -> bytes | None:
-            offset, size = (int(number) for number in row[field])
-            if not size:
-                return None
-            file.seek(offset)
-            read = file.read(size)
-            return read if len(read) == size else None
-
-        for key in rows if keys is None else keys:
-            row = rows.get(key)
-            yield Raw(key, **{field: None if row is None else content(row, field) for field in fields})
+    Raises: OSError where the disk or the bucket fails, which is no fault of the sample.
+    """
+    opened = OpenTar(tar, PICTURE_FIELDS)
+    rows = {key.decode(errors="replace"): row for row, key in enumerate(opened.index["key"])}
+    wanted = list(rows) if keys is None else keys
+    for first in range(0, len(wanted), AT_ONCE):
+        part = wanted[first : first + AT_ONCE]
+        there = [key for key in part if key in rows]
+        read = dict(zip(there, opened.read([rows[key] for key in there]), strict=True))
+        for key in part:
+            members = read.get(key)
+            if members is not None and members.error is not None:
+                raise members.error
+            content = {} if members is None else members.content
+            yield Raw(key, **{field: found for field, found in content.items() if found})  # an empty one is none
 
 
 def parse_info(info: bytes | None) -> dict[str, Any] | None:

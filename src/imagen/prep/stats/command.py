@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from imagen.data.index import PICTURE_FIELDS, read_index
+from imagen.data.access import OpenTar
+from imagen.data.index import PICTURE_FIELDS
 from imagen.data.pixels import open_picture
 from imagen.data.shards import SPLITS, stats_path, text_folders, whole_shards
 from imagen.errors import UserError
@@ -99,17 +100,13 @@ def sheet(pictures: dict[Location, int], count: int) -> list[Shown]:
 
 def _read(tar: Location, rows: list[int]) -> list[Shown]:
     """The samples of these rows of a tar; a damaged one has perhaps fewer than its stats say."""
-    index = read_index(tar, PICTURE_FIELDS)
+    opened = OpenTar(tar, PICTURE_FIELDS)
+    rows = [row for row in rows if row < len(opened.index)]
     shown = []
-    with tar.open("rb") as file:
-        for row in index[[row for row in rows if row < len(index)]]:
-            contents = []
-            for name in ("picture", "caption"):
-                file.seek(int(row[name]["offset"]))
-                contents.append(file.read(int(row[name]["size"])))
-            key, caption = row["key"].decode(errors="replace"), contents[1].decode(errors="replace")
-            try:
-                shown.append(Shown(open_picture(contents[0]), caption, key))
-            except ValueError as error:
-                shown.append(Shown(None, caption, f"{key}: {error}"))
+    for key, members in zip(opened.index["key"][rows], opened.read(rows), strict=True):
+        name, caption = (said.decode(errors="replace") for said in (key, members.content.get("caption", b"")))
+        try:
+            shown.append(Shown(open_picture(members.content.get("picture", b"")), caption, name))
+        except ValueError as error:
+            shown.append(Shown(None, caption, f"{name}: {members.fault or error}"))
     return shown

@@ -35,6 +35,7 @@ def verify(cfg: DictConfig) -> None:
     if not shards:
         raise UserError(f"root={root} has no shard in {{train,val}}/images-<size>: check the path, or pack.py makes it")
     findings = Findings()
+    _compare_splits(root, findings)
     compare = _encoders(cfg, root, findings) if cfg.captions else {}
     share = workers.share(shards)
     for checked in workers.map(CheckShard(cfg.fraction, cfg.captions), share, what="verifying"):
@@ -71,6 +72,19 @@ def shards_of(root: Location, split: str) -> list[Shard]:
     return shards
 
 
+def _compare_splits(root: Location, findings: Findings) -> None:
+    """A split that is there has the folders that the other has."""
+    folders = {
+        split: {name for name in names_in(root / split) if IMAGES.fullmatch(name)}
+        | {folder.name for folder in text_folders(root, split)}
+        for split in SPLITS
+    }
+    every = set().union(*folders.values())
+    for split, there in folders.items():
+        for name in sorted(every - there) if there else []:
+            findings.add("missing folder", f"{split}/{name}")
+
+
 def _promised(folder: Location, names: set[str]) -> set[str] | None:
     """The tars that ``folder`` should have, as our writer's stats say; None where none say.
 
@@ -96,6 +110,7 @@ def _encoders(cfg: DictConfig, root: Location, findings: Findings) -> dict[Locat
     encoder = build_encoder(cfg)
     declared = encoder.declared()
     compare: dict[Location, EncodeAgain] = {}
+    any_by_it = False
     for split in SPLITS:
         for folder in text_folders(root, split):
             tars = sorted(name for name in names_in(folder) if name.endswith(".tar"))
@@ -103,7 +118,9 @@ def _encoders(cfg: DictConfig, root: Location, findings: Findings) -> dict[Locat
                 made_by = read_encoder(folder / tars[0]) if tars else {}
                 if any(made_by.get(key) != value for key, value in declared.items()):
                     findings.unchecked[f"captions of {split}/{folder.name} (not by text_encoder={encoder.name})"] += 1
-                elif encoder.fingerprint() != made_by:
+                    continue
+                any_by_it = True
+                if encoder.fingerprint() != made_by:
                     findings.add(
                         "wrong encoder", f"{split}/{folder.name}", f"other weights than {encoder.picked_by} has"
                     )
@@ -111,6 +128,8 @@ def _encoders(cfg: DictConfig, root: Location, findings: Findings) -> dict[Locat
                     compare[folder] = EncodeAgain(encoder.to(pick_device(cfg.device)))
             except UserError as error:  # no weights on this machine, or a damaged tar, which is a finding of its own
                 findings.unchecked[f"captions of {split}/{folder.name} ({error})"] += 1
+    if not any_by_it:
+        findings.unchecked[f"captions (no embeddings by text_encoder={encoder.name})"] += 1
     return compare
 
 
