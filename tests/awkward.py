@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import data_prep_scripts
 import numpy as np
 from PIL import Image
 
@@ -114,7 +113,8 @@ def photographs(scikit_image: Path) -> list[Row]:
 
 def drawings(count: int) -> list[Row]:
     """OpenMoji at 320 to 640 pixels."""
-    openmoji = data_prep_scripts.load("openmoji")
+    from imagen.prep import openmoji
+
     sizes = [320, 384, 512, 640]
     return [
         Row(f"{one.hexcode}.png", encoded(openmoji.draw(one.svg, sizes[i % 4]), "PNG"), one.captions[0])

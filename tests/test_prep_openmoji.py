@@ -8,14 +8,12 @@ import tarfile
 
 import numpy as np
 import pytest
-from data_prep_scripts import load
 from PIL import Image
 
 from imagen.cli import compose
 from imagen.data.shards import SPLITS, whole_shards
 from imagen.errors import UserError
-
-openmoji = load("openmoji")
+from imagen.prep import openmoji
 
 
 def config(root, *overrides):
