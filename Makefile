@@ -19,6 +19,11 @@ PINNED := pyproject.toml constraints.txt
 IMG2DATASET := .venv-img2dataset
 IMG2DATASET_WANTS := img2dataset 'standard-imghdr; python_version >= "3.13"'
 
+# The peers that benchmarks/peers.py measures, with a torch and a torchvision of one origin: PyPI's, several gigabytes
+# of CUDA among them. MinImagen pins a torch of 2022, so it comes without what it asks for.
+PEERS := .venv-peers
+PEERS_WANT := torch torchvision imagen-pytorch diffusers einops-exts resize-right
+
 .PHONY: help demo test drills lint format types clean
 
 help:
@@ -53,7 +58,7 @@ types: $(BIN)/.dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv $(IMG2DATASET) .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf .venv $(IMG2DATASET) $(PEERS) .pytest_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -type d -not -path './data/*' -not -path './outputs/*' -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted installation is taken up again. dev includes demo.
@@ -69,6 +74,12 @@ $(IMG2DATASET)/.done: constraints-img2dataset.txt | $(BIN)/pip
 	$(BIN)/python -m venv $(IMG2DATASET)
 	$(IMG2DATASET)/bin/python -m pip install -c $< $(PIP_ARGS) $(IMG2DATASET_WANTS)
 	$(IMG2DATASET)/bin/python -m pip install -c $< $(PIP_ARGS) --no-deps scikit-image
+	@touch $@
+
+$(PEERS)/.done: constraints-peers.txt | $(BIN)/pip
+	$(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -c $< $(PIP_ARGS) $(PEERS_WANT)
+	$(PEERS)/bin/python -m pip install -c $< $(PIP_ARGS) --no-deps minimagen
 	@touch $@
 
 # pip is what venv makes last
