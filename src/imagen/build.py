@@ -1,35 +1,32 @@
-"""Configs become objects here and nowhere else: the only file that calls Hydra's ``instantiate``."""
+"""Configs become objects here: what is trained, what trains it, and what was trained, rebuilt."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import hydra.utils
 import torch
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from imagen.build_check import check, check_crop
 from imagen.cascade import Cascade
 from imagen.cli import as_overrides
-from imagen.conditioning_augmentation import NoAugmentation
 from imagen.config_check import typed
 from imagen.denoiser import Denoiser
 from imagen.devices import pick_device
 from imagen.errors import UserError
 from imagen.guidance import Guidance
+from imagen.instantiate import instantiate, picked_by
 from imagen.loss import DiffusionLoss
-from imagen.parameterization import Parameterization
 from imagen.runs import RunFolder, Weights, plain, read_head, read_weights
 from imagen.sampler import Sampler
 from imagen.skip_init import SkipInit
 from imagen.slots import slot_names
 from imagen.stage import Stage
-from imagen.targets import find_target
 from imagen.text_encoder import TextEncoder
+from imagen.types import Batch, TextEmbedding
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and transformers with it: who only samples needs neither
     import lightning.pytorch.loggers
@@ -42,26 +39,6 @@ REBUILT_FROM = (
     *("guidance", "threshold", "sampler", "spacing", "resolution", "low_resolution"),
 )
 """What of a run's config a stage is rebuilt from."""
-
-
-def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
-    """Build the object that ``node`` describes, handing it ``runtime`` objects in front of its hyperparameters.
-
-    Raises: UserError if its ``_target_`` is not one this project builds from, or if its keys do not fit.
-    """
-    target = str(node.get("_target_"))
-    find_target(node)
-    try:
-        return hydra.utils.instantiate(node, *runtime, **named, _convert_="all", _recursive_=False)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from error
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-        if isinstance(cause, ValueError | TypeError | MisconfigurationException):
-            raise UserError(f"{target} cannot be built: {' '.join(str(cause).split())}") from error
-        raise
 
 
 def build_encoder(cfg: DictConfig) -> TextEncoder:
@@ -91,8 +68,8 @@ def sampling_parts(cfg: DictConfig) -> dict[str, Any]:
         raise UserError(f"augmentation_level={cfg.augmentation_level} must be between 0 (no noise) and 1 (noise alone)")
     sampler: Sampler = instantiate(cfg.sampler)
     guidance: Guidance = instantiate(cfg.guidance)
-    sampler.check(instantiate(cfg.parameterization), _picked_by("parameterization", cfg))
-    guidance.check(sampler, _picked_by("sampler", cfg))
+    sampler.check(instantiate(cfg.parameterization), picked_by("parameterization", cfg))
+    guidance.check(sampler, picked_by("sampler", cfg))
     guidance.find(lambda source: find_denoiser(source, cfg))
     return {
         "schedule": instantiate(cfg.schedule),
@@ -108,21 +85,20 @@ def sampling_parts(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _picked_by(choice: str, cfg: DictConfig) -> str:
-    """How the user picks the option that ``cfg`` has of a choice, ``sampler=heun`` say: for sentences that name it."""
-    return as_overrides(choice, cfg[choice]).split()[0]
-
-
-def build_module(cfg: DictConfig) -> "imagen.lightning_module.DiffusionModule":
-    """The training module: network, loss, average and optimizer of one stage."""
+def build_module(
+    cfg: DictConfig, begin: Callable[[nn.Module], None] = lambda network: None
+) -> "imagen.lightning_module.DiffusionModule":
+    """The training module: network, loss, average and optimizer of one stage; ``begin`` may change first weights."""
     from imagen.lightning_module import DiffusionModule
 
     check(cfg)
     parts = sampling_parts(cfg)
     network = build_network(cfg)
-    _check_crop(cfg, network)
+    begin(network)
+    check_crop(cfg, network)
     denoiser = Denoiser(network, instantiate(cfg.parameterization))
     ema = instantiate(cfg.ema, network)
+    instantiate(cfg.recompute).apply(network)  # its average, made before, needs none
     stage = Stage(cfg.name, Denoiser(ema.network, denoiser.parameterization), **parts)
     loss = DiffusionLoss(
         stage.schedule,
@@ -145,22 +121,43 @@ def build_module(cfg: DictConfig) -> "imagen.lightning_module.DiffusionModule":
 
 
 def build_trainer(cfg: DictConfig, folder: RunFolder, log: "lightning.pytorch.loggers.Logger") -> "lightning.Trainer":
-    """Lightning's Trainer with the config's callbacks and loggers; its ``default_root_dir`` is the run's folder."""
+    """Lightning's Trainer with the config's callbacks and loggers; its ``default_root_dir`` is the run's folder.
+
+    Raises: UserError if the batch cannot be split among its processes, or a multirun would start these.
+    """
+    from imagen.launching import SameConfig, refuse_multirun
+    from imagen.micro_batch import FindMicroBatch, accumulate, accumulation
+
+    finder = [FindMicroBatch(cfg.batch_size, partial(_example_batch, cfg))] if cfg.find_batch_size else []
     fixed = {
         "default_root_dir": str(folder.path),
-        "callbacks": _picked(cfg, "callback"),
+        "callbacks": [SameConfig(run_config(cfg)), *finder, *_picked(cfg, "callback")],
         "logger": [log, *_loggers(cfg, folder)],
         "enable_checkpointing": False,  # the checkpoint callback's work
         "enable_model_summary": False,
+        "accumulate_grad_batches": 1,
     }
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # its greetings
-    trainer = cfg.trainer.copy()
-    if trainer.accelerator == "auto":  # Lightning's own choice may be one without the float64 that schedules need
-        trainer.accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if trainer.val_check_interval is not None:  # Lightning counts micro-batches, this project steps
-        trainer.val_check_interval *= trainer.accumulate_grad_batches
-    return instantiate(trainer, **fixed)
+    node = cfg.trainer.copy()
+    if node.accelerator == "auto":  # Lightning's own choice may be one without the float64 that schedules need
+        node.accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(node.strategy, DictConfig):
+        fixed["strategy"] = instantiate(node.strategy)
+    trainer: lightning.Trainer = instantiate(node, **fixed)
+    refuse_multirun(trainer)
+    accumulate(trainer, accumulation(cfg.batch_size, cfg.micro_batch_size, trainer.world_size))
+    return trainer
+
+
+def _example_batch(cfg: DictConfig, count: int) -> Batch:
+    """``count`` black pictures of the size that is trained on, with captions of the encoder's full length."""
+    side, length = cfg.data.get("crop") or cfg.resolution, cfg.text_encoder.max_length
+    text = TextEmbedding(
+        torch.zeros(count, length, cfg.text_encoder.width), torch.ones(count, length, dtype=torch.bool)
+    )
+    pictures = torch.zeros(count, 3, side, side, dtype=torch.uint8)
+    return Batch(pictures, text, torch.zeros(count, dtype=torch.bool), [""] * count, [""] * count)
 
 
 def _loggers(cfg: DictConfig, folder: RunFolder) -> "list[lightning.pytorch.loggers.Logger]":
@@ -174,69 +171,6 @@ def _loggers(cfg: DictConfig, folder: RunFolder) -> "list[lightning.pytorch.logg
 def _picked(cfg: DictConfig, choice: str) -> list[Any]:
     """The objects of a choice of many: an empty one leaves no key, settings of an option not picked make no object."""
     return [instantiate(node) for node in cfg.get(choice, {}).values() if "_target_" in node]
-
-
-def check(cfg: DictConfig) -> None:
-    """Raises: UserError naming two parts of a training config that do not go together, before anything is built."""
-    low = cfg.low_resolution
-    if low is not None and (low >= cfg.resolution or cfg.resolution % low):
-        raise UserError(f"low_resolution={low} must divide resolution={cfg.resolution} and be smaller")
-    if cfg.network.low_res != (low is not None):
-        raise UserError(
-            f"network.low_res={typed(cfg.network.low_res)} does not go with low_resolution={typed(low)}: "
-            "a super-resolution stage needs both, network.low_res=true and the size that it enlarges; a base stage "
-            "neither"
-        )
-    if cfg.trainer.accumulate_grad_batches < 1:
-        raise UserError(f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches} must be at least 1")
-    if low is None:
-        _check_base(cfg)
-    parameterization: Parameterization = instantiate(cfg.parameterization)
-    if cfg.network.out_channels != parameterization.out_channels:
-        raise UserError(
-            f"network.out_channels={cfg.network.out_channels} does not go with {_picked_by('parameterization', cfg)}, "
-            f"which reads {parameterization.out_channels}: set network.out_channels={parameterization.out_channels}"
-        )
-    _check_optimizer(cfg)
-
-
-def _check_base(cfg: DictConfig) -> None:
-    """Raises: UserError if a base stage is told what only a super-resolution stage can do."""
-    augmentation = instantiate(cfg.conditioning_augmentation, instantiate(cfg.augmentation_schedule))
-    clashes = {  # what is set: whether it clashes, and what does not
-        _picked_by("conditioning_augmentation", cfg): (not isinstance(augmentation, NoAugmentation), "none"),
-        f"augmentation_level={cfg.augmentation_level}": (cfg.augmentation_level > 0, "0.0"),
-        f"data.crop={cfg.data.get('crop')}": (cfg.data.get("crop") is not None, "null"),
-    }
-    for setting, (clash, fitting) in clashes.items():
-        if clash:
-            raise UserError(
-                f"{setting} does not go with low_resolution=null: a base stage enlarges no picture, and draws whole "
-                f"ones; set {setting.split('=')[0]}={fitting}, or the low_resolution of a super-resolution stage"
-            )
-
-
-def _check_optimizer(cfg: DictConfig) -> None:
-    """Raises: UserError if the optimizer does not take its settings, which it would say as late as training starts."""
-    try:
-        instantiate(cfg.lr_scheduler)(instantiate(cfg.optimizer)([nn.Parameter(torch.zeros(1))]))
-    except UserError:
-        raise
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        settings = {f"optimizer.{key}": value for key, value in cfg.optimizer.items() if not str(key).startswith("_")}
-        shown = ", ".join(f"{key}={value}" for key, value in settings.items())
-        raise UserError(f"the optimizer refuses its settings: {error} ({shown})") from error
-
-
-def _check_crop(cfg: DictConfig, network: nn.Module) -> None:
-    scale = 1 if cfg.low_resolution is None else cfg.resolution // cfg.low_resolution
-    step = math.lcm(scale, cast(int, network.stride))
-    crop = cfg.data.get("crop")
-    if crop is not None and crop % step:
-        raise UserError(
-            f"data.crop={crop} must be a multiple of {step} pixels, which fits both the network's stride "
-            f"({network.stride}) and the enlargement ({scale})"
-        )
 
 
 def load_stage(weights: Weights, name: str, slot: DictConfig | None = None) -> Stage:
@@ -298,16 +232,23 @@ def load_cascade(
     slots: dict[str, DictConfig] | None = None,
     text_encoder: DictConfig | None = None,
     device: str | torch.device = "auto",
+    precision: str | None = None,
+    offload: bool = False,
+    compile: bool = False,
 ) -> Cascade:
     """A cascade from run folders or exported ``.safetensors``, base first; without a base it enlarges pictures alone.
 
     ``slots`` (base, sr1, sr2) replaces parts of the stages' own sampling settings. ``text_encoder`` replaces the way
-    the encoder is found (a local folder, say), not what it is: its fingerprint must equal the runs'.
+    the encoder is found (a local folder, say), not what it is: its fingerprint must equal the runs'. ``precision`` is
+    bf16 or fp32, by default what each stage was trained in. With ``offload`` the device holds one network at a time,
+    and no other picture comes of it; with ``compile`` networks are compiled when they first draw.
 
     Raises: UserError if a stage is missing or damaged, the stages do not chain, or the encoder is not the runs'.
     """
     if isinstance(stages, str | Path) or not stages:
         raise UserError(f"stages={stages} is not a list of run folders or .safetensors files, base first")
+    if precision not in (None, "bf16", "fp32"):
+        raise UserError(f"precision={precision} must be bf16, fp32 or null, as each stage was trained")
     stages = [str(source) for source in stages]
     read = [read_weights(source) for source in stages]
     for weights, source in zip(read, stages, strict=True):
@@ -319,9 +260,14 @@ def load_cascade(
         Stage(name, _rebuilt(cfg, weights, name), **part)
         for name, cfg, weights, part in zip(names, configs, read, parts, strict=True)
     ]
+    for stage in built:
+        stage.bf16 = stage.bf16 if precision is None else precision == "bf16"
+        if stage.bf16:
+            stage.round_weights()
     encoder: TextEncoder = instantiate(text_encoder or DictConfig(read[0].config["text_encoder"]))
     _check_encoder(encoder.fingerprint(), read, stages)
-    return Cascade(built, encoder).to(pick_device(device))
+    cascade = Cascade(built, encoder).to(pick_device(device), offload=offload)
+    return cascade.compile() if compile else cascade
 
 
 def _slot_parts(name: str, cfg: DictConfig) -> dict[str, Any]:

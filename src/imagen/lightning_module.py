@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -15,7 +15,9 @@ from imagen.ema import EMA
 from imagen.loss import DiffusionLoss
 from imagen.null_text import check_null_text, share_null_text
 from imagen.randomness import TrainingAddress
+from imagen.sharded import whole_state
 from imagen.stage import Stage
+from imagen.strategy import FSDP2
 from imagen.types import Batch
 
 VALIDATION_STEP = -1
@@ -40,7 +42,8 @@ class DiffusionModule(lightning.LightningModule):
     """Trains ``denoiser.network``; ``stage`` is how the averaged network will be sampled.
 
     ``config`` is the run's, plain and resolved; it travels in every checkpoint.
-    ``seed`` and the trainer's step address every random draw, so that ranks, accumulation and resuming change none.
+    ``seed`` and the trainer's step address every random draw, so that ranks, accumulation and resuming change none;
+    ``training_seed`` is that of training's, another one where a run went back and is to fare otherwise.
     """
 
     def __init__(
@@ -63,31 +66,52 @@ class DiffusionModule(lightning.LightningModule):
         self.make_optimizer = make_optimizer
         self.make_lr_scheduler = make_lr_scheduler
         self.seed = seed
+        self.training_seed = seed
         self.stage = stage
         self.config = config
         self.clock = Clock()
+        self._trained = torch.zeros(())
         self._validated = torch.zeros(2)
         if channels_last:
             self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def address(self, batch: Batch, step: int) -> TrainingAddress:
+    def address(self, batch: Batch, step: int, seed: int) -> TrainingAddress:
         """The draws of a local batch: those of its rows of the global batch."""
-        return TrainingAddress(self.seed, step, batch.place.first, len(batch), batch.place.total, self.device)
+        return TrainingAddress(seed, step, batch.place.first, len(batch), batch.place.total, self.device)
 
-    def on_fit_start(self) -> None:
+    def configure_model(self) -> None:
+        """Divide what is trained and what is averaged among the processes, where the strategy does that."""
+        if isinstance(self.trainer.strategy, FSDP2):
+            self.trainer.strategy.shard(self.loss.weighting, "loss")
+            for network in (self.denoiser.network, *self.ema.networks()):
+                self.trainer.strategy.shard(network, "forward")
+
+    def on_train_start(self) -> None:  # by now a checkpoint is loaded, whatever the strategy
         share_null_text(self, self.trainer.strategy.broadcast)
         check_null_text(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.loss(self.denoiser, batch, self.address(batch, self.trainer.global_step), training=True)
+        address = self.address(batch, self.trainer.global_step, self.training_seed)
+        loss = self.loss(self.denoiser, batch, address, training=True)
         mean = loss.per_example.mean()
-        self.log("train/loss", mean.detach(), batch_size=len(batch))
+        self._log_trained(mean.detach() * (batch.place.count / batch.place.total), len(batch))
         # ranks and micro-batches are averaged as equals, however many rows each has
         return mean * batch.place.share(self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
+    def _log_trained(self, part: Tensor, batch_size: int) -> None:
+        """When it is due, log the mean over the step's global batch: all that ranks and micro-batches have of it."""
+        self._trained = self._trained.to(part.device) + part
+        if self.trainer.fit_loop._should_accumulate():
+            return
+        total, self._trained = self._trained, torch.zeros(())
+        every: int = getattr(self.trainer, "log_every_n_steps")  # noqa: B009 - set by a connector, unknown to type checkers
+        if every and (self.trainer.global_step + 1) % every == 0:
+            total = self.trainer.strategy.reduce(total, reduce_op="sum")
+            self.log("train/loss", cast(Tensor, total), batch_size=batch_size)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """The averaged network's loss, at noise and noise levels fixed for every rank and batch for the whole run."""
-        address = self.address(batch, VALIDATION_STEP - batch_idx)
+        address = self.address(batch, VALIDATION_STEP - batch_idx, self.seed)
         loss = self.loss(self.stage.denoiser, batch, address, training=False)
         count = batch.place.count  # 0: a stand-in for a rank without rows
         self._validated += torch.stack([loss.per_example.mean() * count, loss.per_example.new_tensor(float(count))])
@@ -127,7 +151,9 @@ class DiffusionModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["imagen"] = self.provenance()
 
-    def state_to_export(self) -> dict[str, Tensor]:
-        """The averaged network's weights, contiguous and on the CPU: what ``weights.safetensors`` holds."""
-        state = cast(nn.Module, self.ema.network).state_dict()
-        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    def state_to_export(self, keep: bool = True) -> dict[str, Tensor]:
+        """The averaged network's weights, contiguous and on the CPU: what ``weights.safetensors`` holds.
+
+        All processes call it at once; it is empty where it is not to be kept.
+        """
+        return whole_state(self.ema.network.state_dict(), keep)

@@ -11,6 +11,7 @@ from imagen.errors import UserError
 from imagen.lightning_module import DiffusionModule
 from imagen.ranges import Count
 from imagen.runs import RunFolder, Weights, snapshot_name
+from imagen.sharded import whole_state
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -42,17 +43,18 @@ class EMASnapshots(lightning.Callback):
     ) -> None:
         step = trainer.global_step
         due = step % self.every_n_steps == 0 or step == trainer.max_steps
-        if due and trainer.is_global_zero and not trainer.fit_loop._should_accumulate():
+        if due and not trainer.fit_loop._should_accumulate():
             assert isinstance(pl_module, DiffusionModule)
             assert isinstance(pl_module.ema, PowerEMA)
             known = pl_module.provenance()
             for sigma_rel, network in pl_module.ema.tracks():
-                weights = Weights(self._state(network), known["config"], known["text_fingerprint"], step, sigma_rel)
-                weights.save(RunFolder.of_trainer(trainer).snapshots / snapshot_name(step, sigma_rel))
+                state = self._state(network, trainer.is_global_zero)
+                if state:
+                    weights = Weights(state, known["config"], known["text_fingerprint"], step, sigma_rel)
+                    weights.save(RunFolder.of_trainer(trainer).snapshots / snapshot_name(step, sigma_rel))
 
-    def _state(self, network: nn.Module) -> dict[str, Tensor]:
+    def _state(self, network: nn.Module, keep: bool) -> dict[str, Tensor]:
+        """All processes call it at once; it is empty where it is not to be kept."""
         averaged = {name for name, _ in network.named_parameters()}  # buffers are the same in all, and stay exact
-        return {
-            name: value.detach().to("cpu", self.dtype if name in averaged else value.dtype).contiguous()
-            for name, value in network.state_dict().items()
-        }
+        state = whole_state(network.state_dict(), keep)
+        return {name: value.to(self.dtype) if name in averaged else value for name, value in state.items()}

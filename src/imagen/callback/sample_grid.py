@@ -40,8 +40,11 @@ class SampleGrid(lightning.Callback):
         assert isinstance(pl_module, DiffusionModule)
         step = trainer.global_step
         due = step % self.every_n_steps == 0 or step == trainer.max_steps
-        if due and trainer.is_global_zero and not trainer.fit_loop._should_accumulate():
-            grid = self.draw(pl_module, self._validation_batch(trainer))
+        if not due or trainer.fit_loop._should_accumulate():
+            return
+        # every process draws, since each may hold a part of the parameters alone; the first one's grid is kept
+        grid = self.draw(pl_module, self._validation_batch(trainer))
+        if trainer.is_global_zero:
             save_png(grid, RunFolder.of_trainer(trainer).samples / f"step_{step:07d}.png")
             for logger in trainer.loggers:
                 _show(logger, f"samples/{pl_module.stage.name}", grid, step)

@@ -172,8 +172,6 @@ class StreamModule(lightning.LightningDataModule, ABC):
         return Crop(self.crop, split == "train", self.seed)
 
     def train_dataloader(self) -> Loader:
-        self._local_batch()
-
         def deliveries() -> DataLoader:
             return self._open(self.training_stages(self._start() * self._accumulated()), self.num_workers)
 
@@ -212,14 +210,8 @@ class StreamModule(lightning.LightningDataModule, ABC):
         return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
 
     def _local_batch(self) -> int:
-        world, accumulated = self._ranks()[1], self._accumulated()
-        local, rest = divmod(self.batch_size, world * accumulated)
-        if rest or not local:
-            raise UserError(
-                f"batch_size={self.batch_size} is the global batch and must be a multiple of {world} "
-                f"process(es) x {accumulated} accumulated batch(es)"
-            )
-        return local
+        """The most rows that a local batch has."""
+        return -(-self.batch_size // (self._ranks()[1] * self._accumulated()))
 
     def _unfit_of(self, split: str) -> Unfit:
         total = sum(shard.count for shard in self.shards[split])

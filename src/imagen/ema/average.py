@@ -6,14 +6,21 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from imagen.sharded import own_parts
+
 
 class EMA(nn.Module, ABC):
     """Holds the averaged network; ``update`` moves it towards the trained one after each optimizer step.
 
-    It is a module, so that it travels with devices and checkpoints like any other state.
+    It is a module, so that it travels with devices and checkpoints like any other state. Where the trained network is
+    sharded its averages must be sharded alike: each process then averages its own part.
     """
 
     network: nn.Module
+
+    def networks(self) -> list[nn.Module]:
+        """The networks that it holds itself, beside the trained one."""
+        return [self.network]
 
     @abstractmethod
     def update(self, network: nn.Module, step: int) -> None:
@@ -32,6 +39,9 @@ class NoEMA(EMA):
     def network(self) -> nn.Module:  # type: ignore[override]
         return self._network[0]
 
+    def networks(self) -> list[nn.Module]:
+        return []
+
     def update(self, network: nn.Module, step: int) -> None: ...
 
 
@@ -48,8 +58,12 @@ class ExponentialEMA(EMA):
         self.decay = decay
         self.warmup = warmup
 
-    @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (self.warmup + step))
-        average, current = list(self.network.parameters()), list(network.parameters())
-        torch._foreach_lerp_(average, current, 1 - decay)  # pyright: ignore
+        move(self.network, network, 1 - decay)
+
+
+@torch.no_grad()
+def move(average: nn.Module, network: nn.Module, weight: float) -> None:
+    """``average += weight (network - average)``, parameter by parameter."""
+    torch._foreach_lerp_(own_parts(average.parameters()), own_parts(network.parameters()), weight)  # pyright: ignore

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from imagen.ema.average import EMA
+from imagen.ema.average import EMA, move
 from imagen.errors import UserError
 
 LONGEST = 12**-0.5
@@ -63,11 +63,11 @@ class PowerEMA(EMA):
 
     def tracks(self) -> list[tuple[float, nn.Module]]:
         """Each length with its averaged network."""
-        return list(zip(self.sigma_rel, [self.network, *self.others], strict=True))
+        return list(zip(self.sigma_rel, self.networks(), strict=True))
 
-    @torch.no_grad()
+    def networks(self) -> list[nn.Module]:
+        return [self.network, *self.others]
+
     def update(self, network: nn.Module, step: int) -> None:
-        current = list(network.parameters())
         for gamma, (_, averaged) in zip(self.gammas, self.tracks(), strict=True):
-            new = 1 - (1 - 1 / step) ** (gamma + 1)
-            torch._foreach_lerp_(list(averaged.parameters()), current, new)  # pyright: ignore
+            move(averaged, network, 1 - (1 - 1 / step) ** (gamma + 1))
