@@ -8,10 +8,11 @@ import torch
 
 from imagen import build
 from imagen.callback import Checkpoint, EMASnapshots
+from imagen.checkpoints import read_checkpoint
 from imagen.cli import compose
 from imagen.ema import reconstruct
 from imagen.errors import UserError
-from imagen.runs import RunFolder, read_checkpoint, read_weights
+from imagen.runs import RunFolder, read_weights
 from imagen.training import train
 
 

@@ -5,8 +5,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from imagen.checkpoints import checkpoint_name, read_checkpoint
 from imagen.errors import UserError
-from imagen.runs import RunFolder, Weights, checkpoint_name, config_hash, read_checkpoint, read_config, read_weights
+from imagen.runs import RunFolder, Weights, config_hash, read_config, read_weights
 
 CONFIG = {
     "name": "toy",

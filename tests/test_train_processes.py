@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from processes import running
 
-from imagen.runs import read_checkpoint
+from imagen.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 TOY = ["train.py", "experiment=toy", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"]

@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from imagen import build
 from imagen.callback import Checkpoint
+from imagen.checkpoints import read_checkpoint
 from imagen.cli import compose
 from imagen.errors import UserError
-from imagen.runs import RunFolder, read_checkpoint, read_weights
+from imagen.runs import RunFolder, read_weights
 from imagen.training import train
 
 ROOT = Path(__file__).parents[1]
@@ -122,7 +123,7 @@ def test_export_is_the_average_of_the_last_checkpoint(uninterrupted):
         assert torch.equal(value, state[f"ema.network.{name}"])
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(uninterrupted, tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(SystemExit):
@@ -130,8 +131,26 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
     folder = RunFolder.of(build.run_config(toy(tmp_path)))
     newest = folder.all_checkpoints()[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    with pytest.raises(UserError, match=f"{newest.name}.*damaged"):
-        train(toy(tmp_path))
+    train(toy(tmp_path))
+    assert f"{newest.name}' is damaged" in caplog.text
+    assert newest.with_name(f"{newest.name}.damaged").stat().st_size == 1000
+    one, two = (read_weights(folder.path).state for folder in (uninterrupted, folder))
+    assert_equal(one, two)
+    assert rows(folder) == rows(uninterrupted)
+
+
+def test_a_new_run_begins_with_the_weights_of_another_and_resumes_without_them(uninterrupted, tmp_path, capsys):
+    (tmp_path / "moved").mkdir()
+    export = tmp_path / "moved" / "weights.safetensors"
+    export.write_bytes(uninterrupted.weights.read_bytes())
+    begun = [f"init_from={export}", "max_steps=4", "optimizer.lr=0.0", "seed=3"]
+    folder = train(toy(tmp_path, *begun))
+    assert "took" in capsys.readouterr().out
+    assert_equal(read_weights(folder.path).state, read_weights(uninterrupted.path).state)
+    folder.done.unlink()
+    export.unlink()
+    assert train(toy(tmp_path, *begun)) == folder  # from its own checkpoint, though the weights are gone
+    assert "took" not in capsys.readouterr().out
 
 
 def test_resume_never_refuses_a_folder_in_use(uninterrupted, tmp_path):

@@ -27,6 +27,7 @@ KINDS = {
     "limit": int | None,
     "images": str | None,
     "device": str | None,
+    "init_from": str | None,
     "min_similarity": float | None,
     "min_aesthetic": float | None,
     "max_watermark": float | None,

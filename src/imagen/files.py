@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from upath import UPath
 
 from imagen.errors import UserError
@@ -51,11 +53,12 @@ def locate(url: str | Location) -> Location:
 
 
 @contextmanager
-def atomic_write(path: str | Location) -> Iterator[Path]:
+def atomic_write(path: str | Location, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path; what was written there takes ``path``'s name only if the block ends without an error.
 
     On a disk it lies beside ``path`` and is renamed; a bucket gets it in one upload, which it shows only when whole.
-    What a process of this machine that was killed left in the folder goes, by one look at it.
+    ``durable`` waits until the disk has it, so that it is whole even if the power goes. What a process of this machine
+    that was killed left in the folder goes, by one look at it.
     """
     path = locate(path)
     if not isinstance(path, Path):
@@ -74,9 +77,24 @@ def atomic_write(path: str | Location) -> Iterator[Path]:
             mode = temporary.stat().st_mode  # what the umask says; some writers make a private file of their own
             yield temporary
             temporary.chmod(mode)
+            if durable:
+                _flush(temporary)
             os.replace(temporary, path)
+            if durable:
+                _flush(path.parent)  # which is where the name is
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk has what was written to a file or, of a folder, which names it holds."""
+    if os.name != "posix" and path.is_dir():  # elsewhere a folder cannot be opened
+        return
+    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextmanager
@@ -87,6 +105,19 @@ def naming(path: str | Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_ROOM and error.filename is None:
             error.filename = str(path)
+        raise
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """What the disk says comes as the ``OSError`` that it is, where torch or safetensors would say something else."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if isinstance(error.__context__, OSError):  # torch's writer had it from the file
+            raise error.__context__ from error
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         raise
 
 

@@ -10,6 +10,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from imagen.files import atomic_write, naming
+
 
 class MetricsLog(Logger):
     """Appends ``{"step", "images", "name", "value"}`` rows; ``images`` is the number of pictures trained on so far.
@@ -31,7 +33,8 @@ class MetricsLog(Logger):
             lines = self.path.read_text(encoding="utf-8").splitlines()
             # the last line may be half a row if the power went; json is not asked to read that one
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            with atomic_write(self.path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     @property
     def name(self) -> str:
@@ -55,7 +58,7 @@ class MetricsLog(Logger):
             for name, value in metrics.items()
             if name != "epoch" and (due or not name.startswith("train/"))
         ]
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     @rank_zero_only

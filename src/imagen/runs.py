@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from imagen.checkpoints import read_checkpoint
 from imagen.errors import UserError
-from imagen.files import atomic_write, make_folder, write_json
+from imagen.files import atomic_write, disk_errors, make_folder, write_json
 
 if TYPE_CHECKING:  # whoever reads a run's weights need not wait for Lightning
     import lightning
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 FORMAT = "imagen-lab/1"
 
 NOT_IDENTITY = {
-    "": ("output_dir", "resume", "logger", "callback"),
+    "": ("output_dir", "resume", "logger", "callback", "recompute", "micro_batch_size", "find_batch_size"),
     "trainer": ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps"),
     "data": ("num_workers", "multiprocessing_context", "made_by"),
     "text_encoder": ("path",),
@@ -54,11 +55,6 @@ def config_hash(config: dict[str, Any]) -> str:
     if "root" in identity["data"]:  # a data set's name belongs to the run, the place where it lies does not
         identity["data"]["root"] = Path(identity["data"]["root"]).name
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def checkpoint_name(step: int) -> str:
-    """The file name of the checkpoint after ``step`` optimizer steps; names sort as steps do."""
-    return f"step_{step:09d}.ckpt"
 
 
 def snapshot_name(step: int, sigma_rel: float) -> str:
@@ -109,6 +105,10 @@ class RunFolder:
     def all_snapshots(self) -> list[Path]:
         """Oldest first."""
         return sorted(self.snapshots.glob("step_*.safetensors"))
+
+    @property
+    def faults(self) -> Path:
+        return self.path / "faults"
 
     @property
     def weights(self) -> Path:
@@ -183,7 +183,7 @@ class Weights:
             "checksum": checksum(self.state),
             **({} if self.sigma_rel is None else {"sigma_rel": str(self.sigma_rel)}),
         }
-        with atomic_write(path) as temporary:
+        with atomic_write(path, durable=True) as temporary, disk_errors():
             save_file(self.state, temporary, metadata)
 
 
@@ -272,22 +272,6 @@ def read_header(path: Path) -> Weights:
         return Weights({}, config, fingerprint, int(metadata["step"]), sigma_rel)
     except (KeyError, ValueError) as error:
         raise UserError(f"stage '{path}' is damaged (metadata: {error!r}); export or train it again") from error
-
-
-def read_checkpoint(path: Path, remedy: str = "give another", *, mmap: bool = False) -> dict[str, Any]:
-    """A training checkpoint as written by Lightning, read without running any code from it.
-
-    ``mmap`` leaves its tensors on the disk until they are looked at.
-
-    Raises: UserError with ``remedy`` if it is damaged or no checkpoint.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # whatever torch says of a cut or foreign file, the user's remedy is one
-        raise UserError(f"checkpoint '{path}' is damaged, or is none ({type(error).__name__}): {remedy}") from error
-    if not isinstance(checkpoint, dict) or "imagen" not in checkpoint:
-        raise UserError(f"checkpoint '{path}' was not written by this project's train.py")
-    return checkpoint
 
 
 def _read_averaged(path: Path, *, mmap: bool = False) -> Weights:

@@ -1,37 +1,37 @@
 """One stage's training from config to ``done.json``: what ``train.py`` calls."""
 
 import os
+import signal
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+from torch import nn
 
 from imagen import build
-from imagen.callback import Checkpoint
+from imagen.callback import Checkpoint, Guard
 from imagen.errors import UserError
+from imagen.faults import Rollback, read_rollbacks, training_seed
 from imagen.lightning_module import DiffusionModule
 from imagen.metrics_log import MetricsLog
 from imagen.null_text import fill_null_text
-from imagen.runs import RunFolder, Weights, checkpoint_name, read_checkpoint
+from imagen.resume import Past, forget_after, go_back, past_of
+from imagen.runs import RunFolder, Weights
+from imagen.warm_start import take_weights
+
+Kind = TypeVar("Kind")
 
 EXPECTED_WARNINGS = (
     "does not have many workers",  # how many serve is the config's choice
     "in eval mode at the start of training",  # the averaged network
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own
 )
-
-STATEFUL = {
-    *("resolution", "low_resolution", "text_encoder", "null_text", "text_pooling", "network"),
-    *("parameterization", "weighting", "optimizer", "ema"),
-}
-"""What a checkpoint is a state of: these must not change where training goes on from it; all else may."""
 
 
 def train(cfg: DictConfig) -> RunFolder:
@@ -45,18 +45,22 @@ def train(cfg: DictConfig) -> RunFolder:
         print(f"{folder.path} is finished; delete it, or change the config or the seed, to train again")
         return folder
     with folder.held() if _is_first_process() else nullcontext():
-        _train(cfg, config, folder)
+        while not _train(cfg, config, folder):
+            pass
     return folder
 
 
-def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
-    past = _resume_from(cfg, config, folder)
-    data, module = build.build_data(cfg), build.build_module(cfg)
+def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
+    """One way from where the run stands to its end; False where it went back, and is to be tried again."""
+    past = past_of(config, folder)
+    rollbacks = read_rollbacks(folder.faults, past.step)
+    data, module = build.build_data(cfg), _module(cfg, config, past)
+    module.training_seed = training_seed(cfg.seed, rollbacks)
     data.setup("fit")  # what is wrong with the data shows before anything is written
     if past.checkpoint is None and _is_first_process():  # it shares with the others; a checkpoint holds what was filled
         fill_null_text(module, build.build_encoder(cfg).encode)
     folder.start(config)
-    _forget_after(folder, past)
+    forget_after(folder, past.step)
     module.clock.start(past.seconds)
     every = cfg.trainer.log_every_n_steps
     log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, log_every_n_steps=every, resumed_step=past.step)
@@ -73,11 +77,45 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish(exit_code=status)
+    guard, checkpoint = _callback(trainer, Guard), _callback(trainer, Checkpoint)
+    if guard is not None and guard.gave_up_at is not None:
+        _go_back(trainer, folder, guard, rollbacks)
+        return False
     if trainer.global_step < cfg.max_steps:
-        print(f"stopped at step {trainer.global_step}; the same command goes on from there")
-        raise SystemExit(128 + _stopped_by(trainer))
+        number = checkpoint.stopped_by if checkpoint else None  # else something else did, Lightning's max_time say
+        by = f" by {signal.Signals(number).name}" if number else ""
+        print(f"stopped at step {trainer.global_step}{by}; the same command goes on from there")
+        raise SystemExit(128 + (number or 0))
+    _finish(folder, module, trainer)
+    return True
+
+
+def _module(cfg: DictConfig, config: dict[str, Any], past: Past) -> DiffusionModule:
+    if cfg.init_from is None or past.checkpoint is not None:  # which holds weights of its own
+        return build.build_module(cfg)
+
+    def begin(network: nn.Module) -> None:
+        said = take_weights(network, cfg.init_from, config)
+        if _is_first_process():
+            print(said)
+
+    return build.build_module(cfg, begin)
+
+
+def _go_back(trainer: lightning.Trainer, folder: RunFolder, guard: Guard, behind: list[Rollback]) -> None:
+    """Raises: UserError where the run is to stop, or has gone back as often as it may."""
+    assert guard.gave_up_at is not None
+    failed = f"{guard.max_in_a_row} steps in a row, the last of them {guard.gave_up_at}, had no finite loss or gradient"
+    if guard.then == "stop" or len(behind) >= guard.max_rollbacks:
+        after = f" even after going back {len(behind)} times" if behind else ""
+        raise UserError(
+            f"{failed}{after}: look at their batches in {folder.faults}, and go on from a checkpoint with another "
+            "setting, a lower optimizer.lr say, by resume="
+        )
     if trainer.is_global_zero:
-        _finish(folder, module, trainer.global_step)
+        go_back(folder, guard.gave_up_at, guard.last_good, behind)
+        print(f"{failed}: going back to the last good checkpoint, for time {len(behind) + 1} of {guard.max_rollbacks}")
+    trainer.strategy.barrier()
 
 
 def _begin_wandb(trainer: lightning.Trainer) -> None:
@@ -102,19 +140,9 @@ def _is_first_process() -> bool:
     return rank == 0 and node == "0"
 
 
-@dataclass(frozen=True)
-class Past:
-    """Where a run goes on from: nothing, or a checkpoint, its step and the seconds trained until then."""
-
-    checkpoint: Path | None = None
-    step: int = 0
-    seconds: float = 0.0
-
-
-def _stopped_by(trainer: lightning.Trainer) -> int:
-    """The number of the signal that asked to stop; 0 if something else did, Lightning's ``max_time`` for instance."""
+def _callback(trainer: lightning.Trainer, kind: type[Kind]) -> Kind | None:
     callbacks: list[object] = getattr(trainer, "callbacks")  # noqa: B009 - set by a connector, unknown to type checkers
-    return next((callback.stopped_by or 0 for callback in callbacks if isinstance(callback, Checkpoint)), 0)
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
 
 
 def _fit(
@@ -127,64 +155,24 @@ def _fit(
     with warnings.catch_warnings():
         for expected in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=f".*{expected}")
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        except RuntimeError as error:
+            if trainer.world_size > 1 and any(name in str(error).lower() for name in ("gloo", "nccl")):
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(
+                    f"another process of this training has ended or no longer answers ({reason}): see what it said; "
+                    "the same command goes on from the newest checkpoint"
+                ) from error
+            raise
 
 
-def _resume_from(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> Past:
-    existing = folder.all_checkpoints()
-    if cfg.resume == "never":
-        if existing:
-            raise UserError(f"resume=never but {folder.path} holds checkpoints; delete it or choose another seed")
-        return Past()
-    if cfg.resume != "auto" and not Path(cfg.resume).is_file():
-        raise UserError(f"resume={cfg.resume} is neither 'auto', 'never' nor a checkpoint that exists")
-    if cfg.resume == "auto" or (existing and Path(cfg.resume).parent.resolve() != folder.checkpoints.resolve()):
-        # what a run began with elsewhere is past once it has checkpoints of its own
-        path, remedy = existing[-1] if existing else None, "delete it, and the same command goes on from the one before"
-    else:
-        path, remedy = Path(cfg.resume), "give another"
-    return Past() if path is None else _past(path, remedy, config)
-
-
-def _past(path: Path, remedy: str, config: dict[str, Any]) -> Past:
-    checkpoint = read_checkpoint(path, remedy)
-    kept, step = checkpoint["imagen"], int(checkpoint["global_step"])
-    if differing := _differences(kept["config"], config):
-        raise UserError(f"resume={path} does not fit this config: {', '.join(differing)}")
-    if config["max_steps"] < step:
-        raise UserError(f"resume={path} is at step {step} already, past max_steps={config['max_steps']}: give more")
-    return Past(path, step, float(kept["seconds"]))
-
-
-def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
-    """What a checkpoint's weights and optimizer state were made for, where the config in hand says otherwise.
-
-    Keys that only one of the two has are of another version of the project, and pass.
-    """
-    found: list[str] = []
-    for key in sorted(there.keys() & here.keys() if prefix else there.keys() & here.keys() & STATEFUL):
-        old, new, name = there[key], here[key], f"{prefix}{key}"
-        if isinstance(old, dict) and isinstance(new, dict):
-            old_class, new_class = (str(node.get("_target_")).rpartition(".")[2] for node in (old, new))
-            if old_class == new_class:
-                found += _differences(old, new, f"{name}.")
-            else:  # the keys of another option are beside the point
-                found.append(f"{name} {old_class} there, {new_class} here")
-        elif old != new and name != "text_encoder.path":  # where a thing lies is not what it is
-            found.append(f"{name} {old} there, {new} here")
-    return found
-
-
-def _forget_after(folder: RunFolder, past: Past) -> None:
-    """Remove checkpoints and snapshots later than the one gone on from: they are of a run that is given up."""
-    for path in folder.all_checkpoints() + folder.all_snapshots():
-        if path.name >= checkpoint_name(past.step + 1).removesuffix(".ckpt"):  # a snapshot's name begins like it
-            path.unlink(missing_ok=True)
-
-
-def _finish(folder: RunFolder, module: DiffusionModule, step: int) -> None:
-    provenance = module.provenance()
+def _finish(folder: RunFolder, module: DiffusionModule, trainer: lightning.Trainer) -> None:
+    state = module.state_to_export()
+    if not trainer.is_global_zero:
+        return
+    provenance, step = module.provenance(), trainer.global_step
     seconds = provenance["seconds"]
-    Weights(module.state_to_export(), provenance["config"], provenance["text_fingerprint"], step).save(folder.weights)
+    Weights(state, provenance["config"], provenance["text_fingerprint"], step).save(folder.weights)
     folder.finish({"step": step, "seconds": round(seconds, 1), "seconds_per_step": round(seconds / step, 4)})
     print(f"finished {folder.path} at step {step} after {seconds:.0f} s")

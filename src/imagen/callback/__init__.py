@@ -2,8 +2,9 @@
 
 from imagen.callback.checkpoint import Checkpoint
 from imagen.callback.ema_snapshots import EMASnapshots
+from imagen.callback.guard import Guard
 from imagen.callback.loss_by_logsnr import LossByLogSNR
 from imagen.callback.progress import Progress
 from imagen.callback.sample_grid import SampleGrid
 
-__all__ = ["Checkpoint", "EMASnapshots", "LossByLogSNR", "Progress", "SampleGrid"]
+__all__ = ["Checkpoint", "EMASnapshots", "Guard", "LossByLogSNR", "Progress", "SampleGrid"]

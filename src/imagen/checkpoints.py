@@ -1,0 +1,78 @@
+"""Checkpoints as files: their names, how they come to lie on the disk, and how one is known to be whole."""
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagen.errors import UserError
+from imagen.files import atomic_write, disk_errors
+
+
+class DamagedError(UserError):
+    """A checkpoint is not what was written, or was never whole."""
+
+
+def checkpoint_name(step: int) -> str:
+    """The file name of the checkpoint after ``step`` optimizer steps; names sort as steps do."""
+    return f"step_{step:09d}.ckpt"
+
+
+def checkpoint_step(path: Path) -> int:
+    """Undo ``checkpoint_name``."""
+    return int(path.name.removeprefix("step_").removesuffix(".ckpt"))
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write one file beside ``path`` and rename it when the disk has all of it. Raises: OSError as the disk says it."""
+    with atomic_write(path, durable=True) as temporary, temporary.open("wb") as file, disk_errors():
+        torch.save(checkpoint, file)  # to an open file, whose errors torch hands on
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a file, or a folder that processes wrote together; one that is gone already is no error."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint so that it counts as one no more; nothing of it is lost."""
+    aside = path.with_name(f"{path.name}.damaged")
+    if path.exists():  # another process of the training may have been here
+        os.replace(path, aside)
+    return aside
+
+
+def check_whole(path: Path, remedy: str = "give another") -> None:
+    """Read every byte of a checkpoint and hold it against the checksums beside it.
+
+    Raises: DamagedError with ``remedy`` if it is cut off, or a bit is not as it was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise DamagedError(f"checkpoint '{path}' is damaged, or is none ({error}): {remedy}") from error
+    if damaged is not None:
+        raise DamagedError(f"checkpoint '{path}' is damaged (its part {damaged} is not what was written): {remedy}")
+
+
+def read_checkpoint(path: Path, remedy: str = "give another", *, mmap: bool = False) -> dict[str, Any]:
+    """A training checkpoint as written by Lightning, read without running any code from it.
+
+    ``mmap`` leaves its tensors on the disk until they are looked at.
+
+    Raises: DamagedError with ``remedy`` if it is damaged or no checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # whatever torch says of a cut or foreign file, the user's remedy is one
+        raise DamagedError(f"checkpoint '{path}' is damaged, or is none ({type(error).__name__}): {remedy}") from error
+    if not isinstance(checkpoint, dict) or "imagen" not in checkpoint:
+        raise UserError(f"checkpoint '{path}' was not written by this project's train.py")
+    return checkpoint
