@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from imagen.cli import CONF, as_overrides, compose, explain, one_sentence
+from imagen.cli import CONF, about, as_overrides, compose, explain, keys_of, one_sentence
 from imagen.errors import UserError
 from imagen.slots import register
 
@@ -179,7 +179,7 @@ def test_settings_of_an_option_that_was_exchanged_are_dropped_from_slots_and_bot
             ["sampling:"],
         ),
         ("sample.py", ["sampler@base.sampler, sampler@sr1.sampler, ", "task: generate, "], ["metric:", "experiment:"]),
-        ("evaluate.py", ["metric: retrieval", "sampling: imagen, "], ["task:", "network:"]),
+        ("evaluate.py", ["metric: clip_score, ", "sampling: imagen, "], ["task:", "network:"]),
         ("data_prep/embed_text.py", ["text_encoder: bert_base, "], ["network:", "data_prep:"]),
     ],
 )
@@ -191,3 +191,25 @@ def test_help_lists_what_the_script_takes_and_no_more(script, present, absent):
     assert not any(f"\n{line}" in text for line in absent)
     assert "trained" not in text
     assert "\noutput_dir: outputs" in text or "\nroot: data" in text  # the config follows
+
+
+DATA_PREP = sorted(path.stem for path in (CONF / "data_prep").glob("*.yaml") if path.stem != "workers")
+
+
+@pytest.mark.parametrize("script", DATA_PREP)
+def test_help_says_what_a_script_does_and_what_each_of_its_keys_is(script):
+    name = f"data_prep/{script}"
+    assert f"python {name}.py " in about(name)
+    told = keys_of(name).splitlines()
+    for key in set(compose(name, [])) - {"text_encoder"}:  # which is among the choices
+        assert any(line.startswith(f"{key}:") for line in told), key
+
+
+def test_help_explains_what_is_picked_and_what_other_files_bring():
+    told = keys_of("data_prep/filter")
+    assert told.startswith("safety: null # must be picked")
+    assert "\n\n# its caption\nmax_caption_length: 1000 # characters\n" in told
+    assert "\nnum_workers: 0 # processes on this machine" in told
+    assert "\nworker_count: $${oc.decode" in told  # a template, in which $ begins a name
+    assert "@package" not in told
+    assert "defaults" not in told

@@ -109,9 +109,22 @@ def test_a_choice_without_an_option_is_told():
 
 
 def test_values_of_the_other_scripts_are_checked_too():
-    for name, override in (("data_prep/openmoji", "limit=abc"), ("data_prep/embed_text", "text_encoder.width=wide")):
-        with pytest.raises(UserError, match=re.escape(override)):
+    for name, override in (
+        ("data_prep/openmoji", "limit=abc"),
+        ("data_prep/embed_text", "text_encoder.width=wide"),
+        ("data_prep/pack", "num_workers=1.5"),
+        ("data_prep/pack", "num_workers=-1"),
+        ("data_prep/pack", "worker_count=0"),
+        ("data_prep/pack", "worker_index=first"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(override)} must be "):
             compose(name, [override])
+
+
+@pytest.mark.parametrize("override", ["input=null", "input=", "root=null", "root="])
+def test_what_must_be_given_is_neither_null_nor_empty(override):
+    with pytest.raises(UserError, match=f"^{override.partition('=')[0]} is missing; give it as "):
+        compose("data_prep/pack", ["input=a", "root=b", override])
 
 
 def sample_config(**slots: Any) -> DictConfig:

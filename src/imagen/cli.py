@@ -1,5 +1,6 @@
 """The scripts' front door: compose the config with Hydra, run, and say what went wrong in one sentence."""
 
+import ast
 import difflib
 import errno
 import functools
@@ -131,7 +132,30 @@ def options_of(config_name: str) -> str:
     return "\n".join(lines)
 
 
-OmegaConf.register_new_resolver("options_of", options_of, replace=True)  # conf/hydra/here.yaml asks for it
+def about(config_name: str) -> str:
+    """What a script does and how it is called, by its own docstring: for its ``--help``."""
+    return ast.get_docstring(ast.parse((CONF.parent / f"{config_name}.py").read_text())) or ""
+
+
+def keys_of(config_name: str) -> str:
+    """The keys of a script's config as its file explains them, and those of the files it takes in: for ``--help``."""
+    return "\n".join(_explained(config_name)).replace("$", "$$")  # Hydra's template, in which $ begins a name
+
+
+def _explained(config_name: str) -> list[str]:
+    head, _, body = (CONF / f"{config_name}.yaml").read_text().partition("defaults:\n")
+    if not body:
+        return [line for line in head.splitlines() if not line.startswith("#")]
+    defaults, keys = re.split(r"^(?=[^ ])|\n(?=\n)", body, maxsplit=1, flags=re.MULTILINE)
+    lines = keys.strip().splitlines()
+    for file in re.findall(r"^  - /(data_prep/\w+)$", defaults, re.MULTILINE):
+        lines += ["", *_explained(file)]
+    picked = re.findall(r"^  - /?(?:[\w/]+@)?(\w+: \S+ +#.*)", defaults, re.MULTILINE)
+    return picked + lines
+
+
+for _resolver in (about, keys_of, options_of):  # conf/hydra/here.yaml asks for them
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
 
 
 def main(
@@ -149,7 +173,7 @@ def main(
                 task(checked(cfg, config_name))
 
         def script() -> None:
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands the exception over instead of printing it
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception over instead of printing it
             with one_sentence(config_name):
                 prepare(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()

@@ -27,20 +27,21 @@ KINDS = {
     "limit": int | None,
     "images": str | None,
     "device": str | None,
-    "init_from": str | None,
     "min_similarity": float | None,
     "min_aesthetic": float | None,
     "max_watermark": float | None,
     "max_caption_repeats": int | None,
     "languages": list[str] | None,
     "blocklist": str | None,
+    **dict.fromkeys(("worker_index", "worker_count"), int),
 }
 """What keys of the scripts take where the default does not tell."""
 
 RANGES = {
     **dict.fromkeys(("max_steps", "batch_size", "base_batch_size", "num_samples"), Range(1)),
     **dict.fromkeys(("resolution", "low_resolution", "validate_every_n_steps"), Range(1)),
-    "seed": Range(0),
+    **dict.fromkeys(("seed", "num_workers"), Range(0)),
+    "worker_count": Range(1),
     **dict.fromkeys(("caption_dropout", "augmentation_level"), Range(0, 1)),
 }
 """What numbers the keys of the scripts may be; the keys of options say it in their annotations (``imagen.ranges``)."""
@@ -134,10 +135,11 @@ def _require(fit: bool, key: str, value: object, kind: str) -> None:
 
 
 def _declared(conf: Path, config_name: str) -> dict[str, Any]:
-    """The keys that the script's own yaml gives a default, and those of the slots where it has them."""
+    """The keys that the script's own yaml gives a default, and those of the files that it takes in whole."""
     own = read_yaml(conf / f"{config_name}.yaml")
-    slots = read_yaml(conf / "slots.yaml") if "/slots" in own.get("defaults", []) else {}
-    return {key: value for key, value in (own | slots).items() if key != "defaults"}
+    files = [name for name in ("slots", "data_prep/workers") if f"/{name}" in own.get("defaults", [])]
+    every = own | {key: value for name in files for key, value in read_yaml(conf / f"{name}.yaml").items()}
+    return {key: value for key, value in every.items() if key != "defaults"}
 
 
 def _picked(conf: Path, config_name: str) -> list[str]:
@@ -166,6 +168,8 @@ def _check_declared(cfg: DictConfig, declared: dict[str, Any], prefix: str) -> N
             _require(isinstance(value, DictConfig), key, value, described(dict))
             _check_declared(value, default, f"{key}.")
         else:
+            if isinstance(default, str) and (value == "" or (value is None and default == "???")):
+                raise UserError(f"{key} is missing; give it as {key}=...")
             kind = KINDS[name] if name in KINDS else _kind_of(default)
             _require(fits(_plain(value), kind), key, value, described(kind))
             _require_within(value, RANGES.get(name), key)
