@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
+from imagen import build
+from imagen.cli import compose
 from imagen.errors import UserError
+from imagen.metric.pictures import InMemory, PictureSet
 from imagen.metric.retrieval import (
     Retrieval,
     derangement,
@@ -18,7 +21,7 @@ from imagen.metric.retrieval import (
 from imagen.randomness import generator_of
 from imagen.types import TextEmbedding
 
-METRIC = Retrieval(num_captions=256, k=[1, 10], permutations=999, seed=0)
+METRIC = Retrieval(k=[1, 10], permutations=999, seed=0)
 
 
 def noise(count: int, name: str) -> torch.Tensor:
@@ -33,7 +36,7 @@ def grey(*levels: int) -> torch.Tensor:
 def test_perfect_samples_always_hit_and_shuffled_ones_do_not():
     pictures = noise(300, "pictures")
     own = torch.arange(20, 276)
-    result = METRIC(pictures[own], own, pictures)
+    result = METRIC.trained(pictures[own], own, pictures)
     assert (result["retrieval_top1"], result["retrieval_top10"]) == (1.0, 1.0)
     assert result["retrieval_top1_shuffled"] == 0.0
     assert result["retrieval_top10_shuffled"] < 0.1
@@ -41,7 +44,7 @@ def test_perfect_samples_always_hit_and_shuffled_ones_do_not():
 
 def test_samples_that_ignore_their_caption_hit_k_in_n_times():
     n = 500
-    result = METRIC(noise(2000, "samples"), torch.arange(2000) % n, noise(n, "pictures"))
+    result = METRIC.trained(noise(2000, "samples"), torch.arange(2000) % n, noise(n, "pictures"))
     for k in (1, 10):
         for suffix in ("", "_shuffled"):
             assert abs(result[f"retrieval_top{k}{suffix}"] - k / n) < 5 * math.sqrt(k / n / 2000)
@@ -126,10 +129,29 @@ def test_sentence_embedding_is_the_mean_of_real_tokens_at_length_one():
 )
 def test_what_cannot_be_measured_is_refused(samples, pictures, message):
     with pytest.raises(UserError, match=message):
-        METRIC(samples, torch.arange(len(samples)), pictures)
+        METRIC.trained(samples, torch.arange(len(samples)), pictures)
 
 
-@pytest.mark.parametrize("wrong", [{"k": []}, {"k": [0]}, {"num_captions": 1}, {"permutations": 0}])
+@pytest.mark.parametrize("wrong", [{"k": []}, {"k": [0]}])
 def test_hyperparameters_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match="metric"):
-        Retrieval(**({"num_captions": 2, "k": [1], "permutations": 1, "seed": 0} | wrong))
+        Retrieval(**({"k": [1], "permutations": 1, "seed": 0} | wrong))
+
+
+def test_a_gallery_is_asked_by_its_captions_in_any_order_with_any_number_of_samples():
+    encoder = build.build_encoder(compose("train", ["experiment=toy"]))
+    captions = [f"{'light' if i % 2 else 'dark'} {i}" for i in range(40)]
+    pictures = torch.stack([noise(40, "p")[i] // 4 + (150 if i % 2 else 0) for i in range(40)])
+    reference = PictureSet(pictures, captions, list(range(30)), list(range(30, 40)), encoder)
+    rows = [35, 3, 3, 31, 12, 7, 38]
+    figures = METRIC(InMemory(pictures[rows], [captions[row] for row in rows]), reference)
+    assert figures["retrieval_top1"] == 1.0
+    assert figures["heldout_cosine"] == pytest.approx(1.0)
+    assert METRIC.provenance()["sentence_encoder"] == "hash"
+    trained = METRIC(InMemory(pictures[:5], captions[:5]), reference)
+    assert "retrieval_top10" in trained
+    assert "heldout_p" not in trained
+    with pytest.raises(UserError, match="prompts that are captions of the data set"):
+        METRIC(InMemory(pictures[:2], ["a", "b"]), reference)
+    with pytest.raises(UserError, match="a data set with captions of its own"):
+        METRIC(InMemory(pictures[:2], captions[:2]), InMemory(pictures, captions))

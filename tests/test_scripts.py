@@ -68,18 +68,47 @@ def test_sampling_from_run_folders_and_exports_is_the_same(made, stages, tmp_pat
     assert (draws[0] == draws[1]).all()
 
 
+SMALL = ["num_train_prompts=3", "num_heldout_prompts=2", "num_measured=6", "metric.retrieval.k=[1,3]"]
+FEW = ["metric.fd_pixel.components=4", "metric.retrieval.permutations=99"]
+
+
 def test_evaluating_writes_the_sheet_and_the_report(stages, tmp_path):
-    small = ["num_train_prompts=3", "num_heldout_prompts=2", "metric.num_captions=6", "metric.k=[1,3]"]
-    arguments = [f"stages=[{','.join(stages)}]", f"output_dir={tmp_path}", "metric.permutations=99", *small]
+    arguments = [f"stages=[{','.join(stages)}]", f"output_dir={tmp_path}", *SMALL, *FEW]
     run("evaluate.py", *arguments)
     report = json.loads((tmp_path / "report.json").read_text())
-    keys = {"pictures", "retrieval_top1", "retrieval_top3", "retrieval_top3_shuffled", "heldout_cosine", "heldout_p"}
-    assert keys <= set(report)
-    assert report["pictures"] == 40
-    assert report["training"]["base"]["step"] == 2
+    (point,) = report["points"]
+    keys = {"retrieval_top1", "retrieval_top3", "retrieval_top3_shuffled", "heldout_cosine", "heldout_p", "fd_pixel"}
+    assert keys == set(point["metrics"]) - {"retrieval_top1_shuffled", "heldout_cosine_shuffled"}
+    assert (point["real"], point["drawn"], report["pictures"]) == (40, 14, 40)
+    assert report["stages"]["base"]["step"] == 2
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > 300
+    with Image.open(next(tmp_path.glob("all/shown/32/*.png"))) as picture:
+        assert picture.text["Source"] == "AI generated"
+        assert picture.text["seed"] == "0"
+    assert "<img" in (tmp_path / "sheet.html").read_text()
     assert "already" in run("evaluate.py", *arguments)
+
+
+def test_two_processes_stopped_and_gone_on_draw_and_measure_the_same_as_one(stages, tmp_path):
+    axes = ["base_weights=[1,2]", "base_batch_size=4", *SMALL, *FEW, "num_train_prompts=0", "num_heldout_prompts=0"]
+    arguments = [f"stages=[{stages[0]}]", *axes]
+    run("evaluate.py", *arguments, f"output_dir={tmp_path}/one")
+    told = run("evaluate.py", *arguments, f"output_dir={tmp_path}/two", "worker_index=0", "worker_count=2")
+    assert "still drawn by other processes" in told
+    for path in sorted((tmp_path / "two").rglob("*.png"))[::3]:
+        path.unlink()
+    run("evaluate.py", *arguments, f"output_dir={tmp_path}/two", "worker_index=1", "worker_count=2")
+    run("evaluate.py", *arguments, f"output_dir={tmp_path}/two")
+    pictures = [
+        {path.relative_to(tmp_path / way): path.read_bytes() for path in (tmp_path / way).rglob("measured/**/*.png")}
+        for way in ("one", "two")
+    ]
+    assert len(pictures[0]) == 28
+    assert pictures[0] == pictures[1]
+    tables = [(tmp_path / way / "table.csv").read_text() for way in ("one", "two")]
+    assert tables[0] == tables[1]
+    assert tables[0].startswith("base.guidance.weight,drawn,real,seed,")
 
 
 def test_the_export_carries_all_that_sampling_needs(stages):

@@ -28,6 +28,12 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 SCRIPTS = ("train", "sample", "evaluate")
 """The scripts that are told of each other's choices."""
 
+INSTEAD = {
+    "trainer.accumulate_grad_batches": "trainer.accumulate_grad_batches follows from other keys: set micro_batch_size, "
+    "the pictures that a device holds at once, and batch_size, those of a step",
+}
+"""Keys that one may look for, and what is to be set in their place."""
+
 OF_THE_DISK = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO, errno.ESTALE)
 """No space, no right to write, a file that vanished: errors of the machine, for which a traceback is no help."""
 
@@ -90,7 +96,7 @@ def _check_keys(cfg: DictConfig, config_name: str) -> None:
     for key in map(str, cfg):
         if key not in known:
             raise UserError(_unknown(key, [name for name in valid if name.split(".")[0] in known]))
-    for many in [name for name in ("callback", "logger") if name in cfg]:
+    for many in [name for name in ("callback", "logger", "metric") if name in cfg]:
         options = {path.stem for path in (CONF / many).glob("*.yaml")}
         for key in sorted(set(map(str, cfg[many])) - options):
             raise UserError(_unknown(f"{many}.{key}", [f"{many}.{option}" for option in sorted(options)]))
@@ -231,6 +237,8 @@ def explain(error: Exception, config_name: str) -> str:
     unknown = re.search(r"Could not override '([^']*)'", str(error)) or re.search(r"full_key: (\S+)", str(error))
     if unknown is None or isinstance(error, InterpolationResolutionError):
         return " ".join(str(error).split())
+    if unknown.group(1) in INSTEAD:
+        return INSTEAD[unknown.group(1)]
     group = unknown.group(1).split("@")[0]
     takers = [name for name in SCRIPTS if group in _choices(name)]
     if takers and config_name not in takers:

@@ -23,10 +23,15 @@ from imagen.targets import find_target
 KINDS = {
     "prompts": str | list,  # of which read_prompts says what is wrong
     "low_resolution": int | None,
+    "depth": int | None,
+    "base_weights": list[float] | None,
+    "axes": dict | None,
+    "micro_batch_size": int | None,
     "augmentation_level": float | None,
     "limit": int | None,
     "images": str | None,
     "device": str | None,
+    "init_from": str | None,
     "min_similarity": float | None,
     "min_aesthetic": float | None,
     "max_watermark": float | None,
@@ -38,7 +43,7 @@ KINDS = {
 """What keys of the scripts take where the default does not tell."""
 
 RANGES = {
-    **dict.fromkeys(("max_steps", "batch_size", "base_batch_size", "num_samples"), Range(1)),
+    **dict.fromkeys(("max_steps", "batch_size", "micro_batch_size", "base_batch_size", "num_samples"), Range(1)),
     **dict.fromkeys(("resolution", "low_resolution", "validate_every_n_steps"), Range(1)),
     **dict.fromkeys(("seed", "num_workers"), Range(0)),
     "worker_count": Range(1),
@@ -202,6 +207,9 @@ def _check_option(node: DictConfig, key: str) -> None:
     for name in map(str, node):
         kind = kinds.get(name, Any)
         if kind is not inspect.Parameter.empty and not _is_missing(node, name):
+            if isinstance(node[name], DictConfig) and "_target_" in node[name]:  # an option of its own
+                _check_option(node[name], f"{key}.{name}")
+                continue
             value = _plain(node[name])
             _require(fits(value, kind), f"{key}.{name}", value, described(kind))
             for limits in getattr(kind, "__metadata__", ()):

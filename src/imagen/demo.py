@@ -76,7 +76,7 @@ def _wait(command: list[str]) -> tuple[int, int]:
 
 
 def _report(folders: list[Path], seconds: float) -> None:
-    report = json.loads((ROOT / OUTPUT / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((ROOT / OUTPUT / "report.json").read_text(encoding="utf-8"))["points"][0]["metrics"]
     print(f"\nThe demo took {seconds / 60:.1f} minutes.")
     print(f"  sheet     {OUTPUT}/grid.png")
     print(f"  report    {OUTPUT}/report.json")

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from imagen.errors import UserError
+from imagen.text_encoder import TextEncoder
 
 
 class Pictures(ABC):
@@ -58,3 +59,12 @@ def read_picture(path: Path) -> UInt8[Tensor, "3 h w"]:
     except (OSError, ValueError) as error:
         raise UserError(f"picture {path} cannot be read ({error}): delete it, and it is drawn again") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class PictureSet(InMemory):
+    """All pictures of a data set at one size; ``train`` and ``val`` are rows of it, ``encoder`` reads its captions."""
+
+    train: Sequence[int]
+    val: Sequence[int]
+    encoder: TextEncoder

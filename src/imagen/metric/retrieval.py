@@ -10,7 +10,7 @@ Nearness of pictures is L2 over uint8 pixels at the samples' own size, computed 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,28 +18,56 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from imagen.errors import UserError
+from imagen.metric.base import Metric
+from imagen.metric.pictures import Pictures, PictureSet
 from imagen.randomness import generator_of
-from imagen.ranges import Natural
+from imagen.ranges import Count, Natural
+from imagen.text_encoder import TextEncoder
 from imagen.types import TextEmbedding
 
 
-class Retrieval:
+class Retrieval(Metric):
     """Both questions, as numbers for a report.
 
-    ``num_captions`` is how many trained captions are asked (the caller takes the first in hash order), ``k`` the sizes
-    of the neighbourhood, ``permutations`` how many shuffles the held-out p-value counts, ``seed`` that of the shuffles.
+    ``k`` lists the sizes of the neighbourhood, ``permutations`` is how many shuffles the held-out p-value counts,
+    ``seed`` that of the shuffles.
     """
 
-    def __init__(self, *, num_captions: int, k: list[int], permutations: int, seed: Natural) -> None:
+    def __init__(self, *, k: list[int], permutations: Count, seed: Natural) -> None:
         if not k or min(k) < 1:
-            raise UserError(f"metric.k={k} must list at least one neighbourhood size, each at least 1")
-        if num_captions < 2 or permutations < 1:
-            raise UserError(
-                f"metric.num_captions={num_captions} must be at least 2 and permutations={permutations} at least 1"
-            )
-        self.num_captions, self.k, self.permutations, self.seed = num_captions, k, permutations, seed
+            raise UserError(f"metric.retrieval.k={k} must list at least one neighbourhood size, each at least 1")
+        self.k, self.permutations, self.seed = k, permutations, seed
+        self._sentence_encoder = ""
 
-    def __call__(
+    def __call__(self, drawn: Pictures, reference: Pictures) -> dict[str, float]:
+        """Each question of the pictures drawn for captions of its split; without any, its figures are left out.
+
+        Raises: UserError if ``reference`` is no data set, or no caption drawn is one of its.
+        """
+        if not isinstance(reference, PictureSet):
+            raise UserError("retrieval asks for a data set with captions of its own to find pictures in")
+        row_of = {
+            split: {reference.captions[i]: i for i in reversed(rows)}
+            for split, rows in (("train", reference.train), ("val", reference.val))
+        }
+        asked = {split: [i for i, said in enumerate(drawn.captions) if said in rows] for split, rows in row_of.items()}
+        if not any(asked.values()):
+            raise UserError("retrieval needs prompts that are captions of the data set, and none of these is")
+        samples = torch.cat(list(drawn.batches(1024)))
+        own = {split: torch.tensor([row_of[split][drawn.captions[i]] for i in rows]) for split, rows in asked.items()}
+        figures: dict[str, float] = {}
+        if asked["train"]:
+            figures |= self.trained(samples[asked["train"]], own["train"], reference.images)
+        if asked["val"]:
+            self._sentence_encoder = reference.encoder.name
+            sentences = embed_sentences(reference.encoder, reference.captions)
+            figures |= self.heldout(samples[asked["val"]], own["val"], reference.images, sentences)
+        return figures
+
+    def provenance(self) -> dict[str, str | int | float]:
+        return {"sentence_encoder": self._sentence_encoder, "seed": self.seed}
+
+    def trained(
         self, samples: UInt8[Tensor, "m 3 h w"], own: Int[Tensor, " m"], pictures: UInt8[Tensor, "n 3 h w"]
     ) -> dict[str, float]:
         """Share of samples with a hit: ``retrieval_top<k>`` and ``retrieval_top<k>_shuffled`` for every k.
@@ -89,6 +117,18 @@ def sentence_embedding(text: TextEmbedding) -> Float[Tensor, "b d"]:
     """One unit vector a caption: the mean over its real tokens, special tokens too, as MiniLM's sentences are made."""
     weight = text.mask[..., None].to(text.tokens.dtype)
     return F.normalize((text.tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1), dim=-1)
+
+
+def embed_sentences(encoder: TextEncoder, captions: Sequence[str], batch_size: int = 64) -> Float[Tensor, "n d"]:
+    """One unit vector a caption, in batches of captions of like length."""
+    by_length = sorted(range(len(captions)), key=lambda i: len(captions[i]))
+    vectors: list[Tensor] = [torch.empty(0)] * len(captions)
+    for start in range(0, len(by_length), batch_size):
+        rows = by_length[start : start + batch_size]
+        embedded = sentence_embedding(encoder.encode([captions[i] for i in rows])).cpu()
+        for row, vector in zip(rows, embedded, strict=True):
+            vectors[row] = vector
+    return torch.stack(vectors)
 
 
 def own_rank(

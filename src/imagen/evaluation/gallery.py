@@ -1,0 +1,121 @@
+"""Many prompts' pictures in a folder: drawn by any number of processes, taken up again where they stopped.
+
+Prompts are cut into batches before the batches are dealt out, and a batch that is not whole is drawn anew: so the bits
+of a picture depend neither on the number of processes nor on where they were stopped.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from imagen.cascade import Cascade
+from imagen.errors import UserError
+from imagen.files import atomic_write, write_json
+from imagen.image_grid import to_pil
+from imagen.metric.pictures import InFiles
+
+SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's word for a picture that a trained model made."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """``<folder>/<side>/<prompt>_<sample>.png`` for the pictures of every stage, and ``samples.json``.
+
+    ``sides`` are the stages' resolutions; ``settings`` is all that decides the pictures beside the prompts, plain.
+    """
+
+    folder: Path
+    prompts: Sequence[str]
+    sides: Sequence[int]
+    settings: Mapping[str, Any]
+    num_samples: int
+    batch_size: int
+    seed: int
+
+    def begin(self) -> None:
+        """Make the folder and write ``samples.json``. Raises: UserError if it holds pictures of other settings."""
+        path = self.folder / "samples.json"
+        wanted = {
+            **self.settings,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "size": [self.sides[-1]] * 2,
+            "pictures": [
+                {"file": self._name(p, s, self.sides[-1]), "prompt": prompt, "negative_prompt": None, "sample": s}
+                for p, prompt in enumerate(self.prompts)
+                for s in range(self.num_samples)
+            ],
+        }
+        wanted = json.loads(json.dumps(wanted))
+        if not path.is_file():
+            write_json(path, wanted)
+            return
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if differing := [key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key)]:
+            raise UserError(
+                f"{self.folder} holds pictures of other settings ({', '.join(differing)}): delete it, or choose "
+                "another output_dir"
+            )
+
+    @cached_property
+    def batches(self) -> list[range]:
+        """Rows of ``prompts``, as many at a time as ``batch_size`` pictures are."""
+        step = max(1, self.batch_size // self.num_samples)
+        return [range(first, min(first + step, len(self.prompts))) for first in range(0, len(self.prompts), step)]
+
+    def missing(self) -> list[range]:
+        """The batches of which a picture is missing."""
+        return [batch for batch in self.batches if not all(path.is_file() for path in self._files(batch))]
+
+    def draw(self, cascade: Cascade, worker_index: int, worker_count: int) -> None:
+        """Draw this worker's share of the batches, as far as they are missing."""
+        share, missing = self.batches[worker_index::worker_count], self.missing()
+        todo = [batch for batch in share if batch in missing]
+        for batch in tqdm(todo, desc=self.folder.name, unit="batch", disable=not todo):
+            samples = cascade.sample(
+                [self.prompts[p] for p in batch],
+                num_samples=self.num_samples,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                progress=False,
+            )
+            for side, pictures in zip(self.sides, samples.by_stage, strict=True):
+                for p, row in zip(batch, pictures, strict=True):
+                    for s, picture in enumerate(row):
+                        self._save(picture, p, s, side)
+
+    def pictures(self, side: int) -> InFiles:
+        """The whole gallery at one stage's resolution, each picture with its prompt."""
+        rows = [(p, s) for p in range(len(self.prompts)) for s in range(self.num_samples)]
+        files = [self.folder / self._name(p, s, side) for p, s in rows]
+        return InFiles(files, [self.prompts[p] for p, _ in rows])
+
+    def _save(self, picture: Any, p: int, s: int, side: int) -> None:
+        said = {
+            "Description": self.prompts[p],
+            "Source": "AI generated",
+            "DigitalSourceType": SOURCE,
+            "seed": str(self.seed),
+            "sample": str(s),
+            "config": ", ".join(self.settings.get("configs", [])),
+        }
+        info = PngInfo()
+        for key, value in said.items():
+            info.add_itxt(key, value)
+        with atomic_write(self.folder / self._name(p, s, side)) as temporary:
+            to_pil(picture).save(temporary, format="PNG", pnginfo=info)
+
+    def _files(self, batch: range) -> list[Path]:
+        return [
+            self.folder / self._name(p, s, side) for p in batch for s in range(self.num_samples) for side in self.sides
+        ]
+
+    def _name(self, p: int, s: int, side: int) -> str:
+        return f"{side}/{p:05d}_{s}.png"
