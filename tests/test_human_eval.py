@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -186,13 +187,27 @@ def test_raters_who_agree_are_the_table(lab_like, tmp_path, capsys):
 
 def test_the_chart_is_drawn_and_the_same_again(lab_like, tmp_path):
     file = write_ratings(lab_like, "anna", lambda truth, question: "a", tmp_path)
-    folder = write_report(compose("human_eval_report", [f"output_dir={tmp_path / 'out'}"]), lab_like, [file])
+    key = read_json(lab_like / "key.json")
+    key["b"]["name"] = r"$5 & <b>$\frac"  # no formula, no markup
+    (tmp_path / "key.json").write_text(json.dumps(key))
+    cfg = compose("human_eval_report", [f"output_dir={tmp_path / 'out'}"])
+    folder = write_report(cfg, tmp_path, [file])
     assert folder == tmp_path / "out"
     svg = (folder / "preferences.svg").read_text(encoding="utf-8")
-    assert all(words in svg for words in ("Image fidelity", "Image-text alignment", "A preferred", "counting"))
+    assert all(
+        words in svg
+        for words in (
+            "Image fidelity",
+            "Image-text alignment",
+            "A preferred",
+            "$5 &amp; &lt;b&gt;$\\frac preferred",
+            "counting",
+        )
+    )
     png = pixels(folder / "preferences.png")
     assert len(set(map(tuple, png.reshape(-1, png.shape[-1])[::7].tolist()))) > 5
-    write_report(compose("human_eval_report", [f"output_dir={tmp_path / 'out'}"]), lab_like, [file])
+    ElementTree.fromstring(svg)
+    write_report(cfg, tmp_path, [file])
     assert (folder / "preferences.svg").read_text(encoding="utf-8") == svg
 
 

@@ -41,6 +41,7 @@ def draw(rows: Sequence[Row], names: dict[str, str]) -> Any:
                 _bar(axes, place + offset, getattr(row, model), COLOURS[model])
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
         axes.set_xlim(0, 100)
+        axes.set_xticks(range(0, 101, 25))
         axes.xaxis.set_major_formatter("{x:.0f}%")
         axes.grid(axis="x", color=LINE)
         axes.set_axisbelow(True)
@@ -48,15 +49,21 @@ def draw(rows: Sequence[Row], names: dict[str, str]) -> Any:
         for side in ("top", "right", "bottom"):
             axes.spines[side].set_visible(False)
     ticks = [i + (0.0 if kind == ALL else 0.35) for i, kind in enumerate(kinds)]
-    panels[0].set_yticks(ticks, kinds)
+    panels[0].set_yticks(ticks, [_plain(kind) for kind in kinds])
     panels[0].set_ylim(max(ticks) + 0.6, -0.6)
     handles = [panels[0].barh(0, 0, color=colour) for colour in COLOURS.values()]
-    labels = [f"{names[model]} preferred" for model in COLOURS]
+    labels = [f"{_plain(names[model])} preferred" for model in COLOURS]
     figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
     most = max(row.raters for row in rows)
     below = f"share of answers, the rest indifferent; lines: 95 % intervals over raters ({most} raters)"
+    figure.get_layout_engine().set(wspace=0.06)  # else one panel's 100 % touches the other's 0 %
     figure.supxlabel(below, fontsize=9, color=FAINT)
     return figure
+
+
+def _plain(words: str) -> str:
+    """So that matplotlib does not take what is between dollars for a formula."""
+    return words.replace("$", r"\$")
 
 
 def _bar(axes: Any, place: float, share: Share, colour: str) -> None:
