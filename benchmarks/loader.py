@@ -2,11 +2,10 @@
 
     python benchmarks/loader.py --workers 2
 
-makes a set of JPEG pictures with text embeddings in a temporary folder, reads it by turns in both ways, and prints
-samples a second of each, their ratio, and what a sample costs the order alone from 1,000 to 1,000,000 samples.
+makes a set of JPEG pictures with text embeddings in a temporary folder, reads it by turns in both ways, records samples
+a second of each and their ratio, and prints what a sample costs the order alone from 1,000 to 1,000,000 samples.
 """
 
-import argparse
 import io
 import itertools
 import json
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
+from common import parser_of, prepare, record, rounded
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -138,12 +138,12 @@ def order_cost() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batches", type=int, default=60, help="batches timed in each turn")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=60, help="batches timed in each round")
     options = parser.parse_args()
+    device = prepare(options)
     order_cost()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -151,18 +151,22 @@ def main() -> None:
         text = text_folder(root, "train", "hash", Hash(name="hash", width=WIDTH, max_length=32).fingerprint())
         pairs = [(tar, text / tar.name) for tar in sorted((root / "train" / f"images-{options.size}").glob("*.tar"))]
         rates: dict[str, list[float]] = {"bare loop": [], "exact loader": []}
-        for _ in range(options.turns):
+        for _ in range(options.rounds):
             bare = iter(DataLoader(Bare(pairs), batch_size=None, num_workers=options.workers))
             rates["bare loop"].append(rate(bare, options.batches))
             del bare
             loader = ours(root, options.size, options.workers)
             rates["exact loader"].append(rate(loader, options.batches))
             del loader
-    print(f"pictures of {options.size} pixels, {options.workers} workers, median of {options.turns} turns")
     for name, values in rates.items():
         print(f"{name:>14}: {statistics.median(values):7.0f} samples/s ({min(values):.0f} to {max(values):.0f})")
     ratios = [a / b for a, b in zip(rates["exact loader"], rates["bare loop"], strict=True)]
     print(f"exact loader / bare loop: {statistics.median(ratios):.2f}")
+    figures = {"workers": options.workers, "rounds": options.rounds, "ratio": rounded(statistics.median(ratios))}
+    for name, values in (("samples", rates["exact loader"]), ("bare", rates["bare loop"])):
+        figures[f"{name}_per_s"] = rounded(statistics.median(values))
+        figures[f"{name}_per_s_low"], figures[f"{name}_per_s_high"] = rounded(min(values)), rounded(max(values))
+    print(f"written to {record('loader', f'{options.size} px', figures, device, options.results)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,210 @@
+"""Draw docs/performance.md, and the figure in it, from all that benchmarks/results/ holds.
+
+python benchmarks/draw.py
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS
+from figure import bars
+
+from imagen.files import atomic_write
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+FIGURE = PAGE.parent / "assets" / "performance.svg"
+
+Figures = dict[str, Any]
+Column = tuple[str, Callable[[Figures], str]]
+
+INTRODUCTION = """# Performance
+
+What was measured, and on what. This page is drawn from `benchmarks/results/*.json` by `python benchmarks/draw.py`;
+`benchmarks/README.md` says what each benchmark does and how to run it again.
+
+- Times are medians, with the least and the most of the rounds.
+- **Utilisation** counts convolutions, matrix products and attention alone. It is a share of a GPU's dense bf16 peak,
+  and on a CPU of the rate at which that CPU does bare 3×3 convolutions in bf16.
+- **Memory** is the peak of CUDA's allocator, on a CPU that of the process, torch and its libraries included.
+"""
+
+TARGETS = {
+    "imagen_base64_300m": ("300M base at 64×64", 0.45),
+    "imagen_base64": ("2B base at 64×64", 0.50),
+    "imagen_sr256": ("64→256 super-resolution", 0.40),
+}
+"""Utilisation in training that is to be reached on an H100 or H200; the goal beyond is 60 %."""
+
+
+def plain(key: str, digits: str = "{:,.4g}") -> Callable[[Figures], str]:
+    """A figure as it is; nothing where there is none."""
+    return lambda figures: "" if figures.get(key) is None else digits.format(figures[key])
+
+
+def spread(key: str, low: str, high: str, scale: float = 1.0, digits: str = "{:,.3g}") -> Callable[[Figures], str]:
+    """A median, and in brackets the least and the most."""
+
+    def cell(figures: Figures) -> str:
+        middle, least, most = (digits.format(figures[name] * scale) for name in (key, low, high))
+        return f"{middle} ({least} to {most})"
+
+    return cell
+
+
+def percent(key: str) -> Callable[[Figures], str]:
+    return plain(key, "{:.1%}")
+
+
+def gib(figures: Figures) -> str:
+    return f"{figures['memory_mib'] / 1024:.1f}"
+
+
+def ratio(name: str) -> Callable[[Figures], str]:
+    """This project over a peer, with the least and the most of the rounds where there were several."""
+
+    def cell(figures: Figures) -> str:
+        value = figures["ratios"].get(name)
+        return spread("median", "low", "high")(value) if isinstance(value, dict) else f"{value:.3g}"
+
+    return cell
+
+
+OF_A_STEP: list[Column] = [
+    ("batch", plain("batch_size")),
+    ("pictures/s", plain("images_per_s")),
+    ("ms a step", spread("ms", "ms_low", "ms_high")),
+    ("TFLOP/s", plain("tflops_per_s")),
+    ("utilisation", percent("utilisation")),
+    ("memory, GiB", gib),
+]
+
+TABLES: dict[str, tuple[str, list[Column]]] = {
+    "train_step": ("A training step", [*OF_A_STEP, ("graph breaks", plain("graph_breaks"))]),
+    "sample": (
+        "A sampling step, and pictures a second at the preset's number of them",
+        [*OF_A_STEP, ("steps", plain("steps"))],
+    ),
+    "ema": (
+        "The moving average's share of a training step (to be at most 2 %)",
+        [
+            ("batch", plain("batch_size")),
+            ("parameters", plain("parameters", "{:,}")),
+            ("step, ms", plain("step_ms")),
+            ("average, ms", plain("ema_ms")),
+            ("share", spread("share", "share_low", "share_high", 100, "{:.2f} %")),
+        ],
+    ),
+    "startup": (
+        "What one waits for",
+        [("seconds", spread("s", "s_low", "s_high")), ("of the processor", plain("cpu_s"))],
+    ),
+    "compile": (
+        "torch.compile",
+        [
+            ("first step compiled, s", plain("compiled_first_s")),
+            ("first step eager, s", plain("eager_first_s")),
+            ("later steps compiled, ms", plain("compiled_ms")),
+            ("eager, ms", plain("eager_ms")),
+        ],
+    ),
+    "peers": (
+        "Beside its peers, by turns: this project over the peer",
+        [
+            ("batch", plain("batch_size")),
+            ("training, pictures/s", ratio("train_images_per_s")),
+            ("training, FLOP/s", ratio("train_flops_per_s")),
+            ("sampling, pictures/s", ratio("sample_images_per_s")),
+            ("sampling, FLOP/s", ratio("sample_flops_per_s")),
+            ("memory a picture", ratio("memory_per_picture")),
+        ],
+    ),
+    "loader": (
+        "The exact loader, and a bare loop over the same bytes, by turns",
+        [
+            ("workers", plain("workers")),
+            ("samples/s", spread("samples_per_s", "samples_per_s_low", "samples_per_s_high")),
+            ("bare loop's", spread("bare_per_s", "bare_per_s_low", "bare_per_s_high")),
+            ("ratio", plain("ratio")),
+        ],
+    ),
+    "sr1024_forward": (
+        "One forward pass at 1024 px",
+        [("seconds", plain("seconds")), ("of the processor", plain("cpu_seconds")), ("memory, GiB", gib)],
+    ),
+}
+"""The page's tables, in its order: a benchmark's heading, and its columns between the case and how it was measured."""
+
+
+def page(files: list[Figures]) -> str:
+    """The Markdown of all devices' results."""
+    parts = [INTRODUCTION, _targets(files), f"![Where a step's time goes](assets/{FIGURE.name})\n"]
+    for file in files:
+        parts.append(f"## {file['device']}\n")
+        for benchmark, (title, columns) in TABLES.items():
+            if cases := file["benchmarks"].get(benchmark):
+                parts.append(f"### {title}\n\n{_table(cases, columns)}")
+    return "\n".join(parts)
+
+
+def _table(cases: dict[str, Figures], columns: list[Column]) -> str:
+    names = ["", *(name for name, _ in columns), "measured"]
+    lines = [names, ["---"] * len(names)]
+    for case, figures in cases.items():
+        how = f"{figures['date']}, torch {figures['torch']}, {figures['threads']} threads"
+        if "not_run" not in figures:
+            lines.append([f"`{case}`", *(cell(figures) for _, cell in columns), how])
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines) if len(lines) > 2 else ""
+    missed = [
+        f"- `{case}` was not run: {figures['not_run']}\n" for case, figures in cases.items() if "not_run" in figures
+    ]
+    return table + ("\n" if table and missed else "") + "".join(missed)
+
+
+def _targets(files: list[Figures]) -> str:
+    """What GPUs are to reach, and what they did."""
+    measured: dict[str, list[str]] = {}
+    for file in files:
+        for case, figures in file["benchmarks"].get("train_step", {}).items():
+            if file["kind"] == "cuda" and "utilisation" in figures:
+                measured.setdefault(case.split()[0], []).append(
+                    f"{figures['utilisation']:.1%} ({case}, {file['device']})"
+                )
+    rows = [
+        f"| {name} | {least:.0%} | {'; '.join(measured.get(preset, [])) or 'unmeasured'} |\n"
+        for preset, (name, least) in TARGETS.items()
+    ]
+    heading = (
+        "## To be reached on an H100 or H200\n\nUtilisation of the dense bf16 peak in training; 60 % is the goal.\n\n"
+    )
+    return heading + "| | at least | measured |\n|---|---|---|\n" + "".join(rows)
+
+
+def shares(files: list[Figures]) -> dict[str, dict[str, float]]:
+    """Milliseconds by kind of every step that was measured, by a label."""
+    words = {"train_step": "training", "sample": "sampling"}
+    return {
+        f"{case}, {word} ({file['device']})": figures["ms_by_kind"]
+        for file in files
+        for benchmark, word in words.items()
+        for case, figures in file["benchmarks"].get(benchmark, {}).items()
+        if "ms_by_kind" in figures
+    }
+
+
+def read(folder: Path) -> list[Figures]:
+    """The results of every device, by its name."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def main() -> None:
+    files = read(RESULTS)
+    for path, content in ((PAGE, page(files)), (FIGURE, bars(shares(files)))):
+        with atomic_write(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+        print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
