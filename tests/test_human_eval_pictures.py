@@ -20,10 +20,19 @@ def test_the_pictures_of_a_prompt_come_in_the_order_of_their_samples(tmp_path):
     assert all(path.parent == folder for paths in listed.values() for path in paths)
 
 
-def test_a_list_never_leads_out_of_its_folder(tmp_path):
-    entry = {"prompt": "a", "sample": 0, "file": "../../secret.png"}
-    (tmp_path / "samples.json").write_text(json.dumps({"pictures": [entry]}))
-    assert pictures.listed(tmp_path, "A") == {"a": [tmp_path / "secret.png"]}
+def listing(folder, file: str):
+    (folder / "samples.json").write_text(json.dumps({"pictures": [{"prompt": "a", "sample": 0, "file": file}]}))
+    return pictures.listed(folder, "A")
+
+
+@pytest.mark.parametrize("file", ["../secret.png", "64/../../secret.png", "/etc/passwd"])
+def test_a_list_never_leads_out_of_its_folder(tmp_path, file):
+    with pytest.raises(UserError, match=f"A=.*samples\\.json names {file}, which is not in the folder"):
+        listing(tmp_path, file)
+
+
+def test_a_list_may_lead_into_a_folder_of_one_size(tmp_path):
+    assert listing(tmp_path, "64/00000_0.png") == {"a": [tmp_path / "64" / "00000_0.png"]}
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"pictures": [{"prompt": "a"}]}', '{"pictures": 7}'])

@@ -1,6 +1,6 @@
 """Compare two models by eye: a page for raters, and the chart of their answers (docs/human_evaluation.md).
 
-python -m imagen.human_eval A B prompts=lab             # A and B: folders that sample.py wrote, num_samples=8
+python -m imagen.human_eval A B prompts=lab             # A and B: folders of sample.py num_samples=8, or evaluate.py
 python -m imagen.human_eval report STUDY RATINGS...     # the study's folder; the raters' files, or folders of them
 """
 

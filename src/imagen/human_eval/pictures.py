@@ -1,4 +1,4 @@
-"""Pictures as ``sample.py`` wrote them, into files whose names and contents do not say which model drew them."""
+"""Pictures of ``sample.py`` or ``evaluate.py`` into files whose names and contents do not say which model drew them."""
 
 import hashlib
 import io
@@ -26,13 +26,15 @@ def listed(folder: Path, argument: str) -> dict[str, list[Path]]:
         entries = [(str(one["prompt"]), int(one["sample"]), str(one["file"])) for one in listing["pictures"]]
     except OSError as error:
         raise UserError(
-            f"{argument}={folder} has no samples.json that can be read: give a folder that sample.py wrote"
+            f"{argument}={folder} has no samples.json: give a folder of sample.py or evaluate.py"
         ) from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{argument}={folder}: samples.json is damaged ({error!r}): draw the pictures again") from error
     by_prompt: dict[str, dict[int, Path]] = {}
     for prompt, sample, file in entries:
-        by_prompt.setdefault(prompt, {})[sample] = folder / Path(file).name  # never outside of the folder
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise UserError(f"{argument}={folder}: samples.json names {file}, which is not in the folder: draw again")
+        by_prompt.setdefault(prompt, {})[sample] = folder / file
     return {prompt: [files[sample] for sample in sorted(files)] for prompt, files in by_prompt.items()}
 
 
