@@ -4,6 +4,7 @@ import torch
 from imagen import build
 from imagen.cli import compose
 from imagen.lightning_module import DiffusionModule
+from imagen.micro_batch import accumulation
 
 TOY = ["experiment=toy", "callback=[]", "max_steps=4", "validate_every_n_steps=4", "data.num_workers=0"]
 
@@ -13,7 +14,7 @@ def fit(*overrides: str) -> tuple[DiffusionModule, lightning.Trainer]:
     module, data = build.build_module(cfg), build.build_data(cfg)
     trainer = lightning.Trainer(
         max_steps=cfg.max_steps,
-        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
+        accumulate_grad_batches=accumulation(cfg.batch_size, cfg.micro_batch_size, 1),
         gradient_clip_val=1.0,
         accelerator="cpu",
         logger=False,
@@ -29,7 +30,7 @@ def fit(*overrides: str) -> tuple[DiffusionModule, lightning.Trainer]:
 def test_two_accumulated_halves_equal_the_whole():
     smooth = "optimizer.eps=1.0e-3"  # Adam blows the rounding of gradients near zero up to whole steps
     whole, _ = fit("batch_size=8", smooth)
-    halves, trainer = fit("batch_size=8", smooth, "trainer.accumulate_grad_batches=2")
+    halves, trainer = fit("batch_size=8", smooth, "micro_batch_size=4")
     assert trainer.global_step == 4
     for one, two in zip(whole.parameters(), halves.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
@@ -38,7 +39,7 @@ def test_two_accumulated_halves_equal_the_whole():
 def test_uneven_parts_of_a_short_batch_equal_the_whole():
     smooth = ("optimizer.eps=1.0e-3", "batch_size=150", "max_steps=2")  # 196 pictures: 150, then 46
     whole, _ = fit(*smooth)
-    thirds, trainer = fit(*smooth, "trainer.accumulate_grad_batches=3")  # 15, 15 and 16 of them
+    thirds, trainer = fit(*smooth, "micro_batch_size=50")  # 15, 15 and 16 of them
     assert trainer.global_step == 2
     for one, two in zip(whole.parameters(), thirds.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)

@@ -83,7 +83,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(uninterrupted, 
 
 
 def test_accumulated_steps_resume_exactly_too(tmp_path, monkeypatch):
-    overrides = ["trainer.accumulate_grad_batches=2", "batch_size=4"]
+    overrides = ["micro_batch_size=2", "batch_size=4"]
     whole = train(toy(tmp_path / "whole", *overrides))
     with monkeypatch.context() as patch:
         stop_after(patch, 3)

@@ -11,6 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from imagen.checkpoints import write_checkpoint
+from imagen.sharded_checkpoint import read_folder
 
 
 class HostCopy:
@@ -70,6 +71,10 @@ class CheckpointWriter(TorchCheckpointIO):
             self._write(checkpoint, Path(path))
         else:
             self._writing = self._thread.submit(self._write, self._copy.take(checkpoint), Path(path))
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """A folder that processes wrote together is read like a file, whole."""
+        return read_folder(Path(path)) if Path(path).is_dir() else super().load_checkpoint(path, *args, **kwargs)
 
     def check(self) -> None:
         """Raises: what went wrong with the last one, if that is known by now."""

@@ -73,7 +73,10 @@ def refuse_multirun(trainer: lightning.Trainer) -> None:
     """
     if not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN):
         return
-    if trainer.world_size > 1 and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher) or trainer.world_size == 1:
+        return
+    if not launcher.cluster_environment.creates_processes_externally:
         processes = trainer.world_size // trainer.num_nodes
         point = shlex.join(HydraConfig.get().overrides.task)
         raise UserError(

@@ -82,9 +82,9 @@ class DiffusionModule(lightning.LightningModule):
     def configure_model(self) -> None:
         """Divide what is trained and what is averaged among the processes, where the strategy does that."""
         if isinstance(self.trainer.strategy, FSDP2):
-            self.trainer.strategy.shard(self.loss.weighting, "loss")
+            self.trainer.strategy.shard_method(self.loss.weighting, "loss")
             for network in (self.denoiser.network, *self.ema.networks()):
-                self.trainer.strategy.shard(network, "forward")
+                self.trainer.strategy.shard(network)
 
     def on_train_start(self) -> None:  # by now a checkpoint is loaded, whatever the strategy
         share_null_text(self, self.trainer.strategy.broadcast)

@@ -223,7 +223,7 @@ def read_head(source: str | Path) -> Weights:
 def _newest(source: str | Path) -> Path:
     """The file that a stage is read from. Raises: UserError if there is none."""
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() and path.suffix != ".ckpt":  # else a checkpoint that processes wrote together
         folder = RunFolder(path)
         found = [*folder.all_checkpoints(), *([folder.weights] if folder.weights.is_file() else [])]
         if not found:
@@ -232,7 +232,7 @@ def _newest(source: str | Path) -> Path:
                 "or give the folder of a run (outputs/<experiment>/<hash>-s<seed>)"
             )
         return found[-1]
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"stage '{source}' does not exist; give a run folder or an exported .safetensors file")
     return path
 
@@ -276,6 +276,10 @@ def read_header(path: Path) -> Weights:
 
 def _read_averaged(path: Path, *, mmap: bool = False) -> Weights:
     checkpoint = read_checkpoint(path, mmap=mmap)
+    if path.is_dir():  # which processes wrote together
+        from imagen.sharded_checkpoint import read_folder  # here, since torch's own takes a second to load
+
+        checkpoint = read_folder(path)
     state = checkpoint["state_dict"]
     prefix = "ema.network." if any(name.startswith("ema.network.") for name in state) else "denoiser.network."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from imagen.network.layers import layers_of
 from imagen.ranges import Count
+from imagen.sharded_checkpoint import load_folder, write_folder
 
 
 class FSDP2(ModelParallelStrategy):
@@ -31,22 +33,37 @@ class FSDP2(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes  # Lightning's own "auto" is the number of nodes
         super().setup_environment()
 
-    def shard(self, module: nn.Module, method: str) -> None:
-        """Divide a module's parameters, layer by layer, before an optimizer is made of them.
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        if self._save_distributed_checkpoint:
+            write_folder(checkpoint, Path(self.broadcast(str(filepath))))
+        else:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
 
-        Each process must hold the same ones. ``method`` is what computes with them.
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        path = Path(self.broadcast(str(checkpoint_path)))
+        if path.is_dir():
+            assert self.model is not None
+            return load_folder(path, self.model, self.optimizers)
+        return super().load_checkpoint(path, weights_only)
+
+    def shard(self, network: nn.Module) -> None:
+        """Divide a network's parameters, layer by layer, before an optimizer is made; all processes have the same ones.
+
+        Between passes every parameter is a share, the root's too: they are gathered anew for the backward pass.
         """
-        if not any(True for _ in module.parameters()):
-            return
-        module.to(self.root_device)
-        if not all(parameter.is_contiguous() for parameter in module.parameters()):
-            _leave_layout_to_the_input(module)
-        # gathered anew for the backward pass, at the root too: so between passes every parameter is a share
+        network.to(self.root_device)
+        if not all(parameter.is_contiguous() for parameter in network.parameters()):
+            _leave_layout_to_the_input(network)
         divide = partial(fully_shard, mesh=self.device_mesh["data_parallel"], reshard_after_forward=True)
-        for layer in layers_of(module):
+        for layer in layers_of(network):
             divide(layer)
-        divide(module)
-        if method != "forward":
+        divide(network)
+
+    def shard_method(self, module: nn.Module, method: str) -> None:
+        """Divide the parameters, if any, of a small module that is called by ``method``, which may call its forward."""
+        if any(True for _ in module.parameters()):
+            module.to(self.root_device)
+            fully_shard(module, mesh=self.device_mesh["data_parallel"], reshard_after_forward=False)
             register_fsdp_forward_method(module, method)
 
 

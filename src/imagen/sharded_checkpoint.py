@@ -1,0 +1,125 @@
+"""Checkpoints that processes write together, each its own part: torch's distributed checkpoint, a folder.
+
+Read here by any one process, whole, and without running any code from it.
+"""
+
+import os
+import pickle
+import shutil
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed import barrier, get_rank
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, load, save
+from torch.distributed.checkpoint._nested_dict import set_element
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+from torch.optim import Optimizer
+
+from imagen.checkpoints import SHARED
+
+PLAIN = {
+    *(("torch", "Size"), ("torch.serialization", "_get_layout"), ("collections", "OrderedDict")),
+    *(("pathlib", "Path"), ("pathlib", "PosixPath"), ("pathlib", "WindowsPath")),
+}
+"""What torch's description of a checkpoint is made of beside classes of its own and types of numbers."""
+
+
+def write_folder(checkpoint: dict[str, Any], folder: Path) -> None:
+    """Write a checkpoint of which each process has its part; under its name when the disk has all of it.
+
+    All processes call it at once.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    if get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    barrier()
+    shared = dict(checkpoint)
+    parts = {"state_dict": shared.pop("state_dict")}
+    parts |= {f"optimizer_{i}": state for i, state in enumerate(shared.pop("optimizer_states", []))}
+    save(parts, checkpoint_id=partial)
+    if get_rank() == 0:
+        torch.save(shared, partial / SHARED)
+        os.replace(partial, folder)
+    barrier()
+
+
+def load_folder(folder: Path, module: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+    """Each process takes its part of ``module`` and ``optimizers`` from the folder; what is not divided is returned.
+
+    All processes call it at once.
+    """
+    network = {"state_dict": get_model_state_dict(module)}
+    load(network, storage_reader=_Reader(folder), planner=_Careful())
+    set_model_state_dict(module, network["state_dict"])
+    for i, optimizer in enumerate(optimizers):
+        own = {f"optimizer_{i}": get_optimizer_state_dict(module, optimizer)}
+        load(own, storage_reader=_Reader(folder), planner=_Careful())
+        set_optimizer_state_dict(module, optimizer, own[f"optimizer_{i}"])
+    return torch.load(folder / SHARED, map_location="cpu", weights_only=True)
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """The checkpoint as one file would hold it, on the CPU."""
+    parts: dict[str, Any] = {}
+    _load_state_dict(parts, storage_reader=_Reader(folder), planner=_All(), no_dist=True)
+    shared = torch.load(folder / SHARED, map_location="cpu", weights_only=True)
+    optimizers = [_numbered(parts[name]) for name in sorted(parts) if name.startswith("optimizer_")]
+    return {**shared, "state_dict": parts["state_dict"], "optimizer_states": optimizers}
+
+
+def _numbered(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state by the parameters' numbers, as the optimizer itself counts them, instead of their names."""
+    names = [name for group in optimizer["param_groups"] for name in group["params"]]
+    number = {name: i for i, name in enumerate(names)}
+    groups = [{**group, "params": [number[name] for name in group["params"]]} for group in optimizer["param_groups"]]
+    return {"state": {number[name]: state for name, state in optimizer["state"].items()}, "param_groups": groups}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes what the description of a checkpoint is made of, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("torch.distributed.checkpoint.") or (module, name) in PLAIN:
+            found = super().find_class(module, name)
+            if isinstance(found, type) or (module, name) in PLAIN:
+                return found
+        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+            return found
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint")
+
+
+class _Reader(FileSystemReader):
+    """torch's own, but that it unpickles with care."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with (Path(self.path) / ".metadata").open("rb") as file:
+            metadata: Metadata = _Unpickler(file).load()
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Careful(DefaultLoadPlanner):
+    """torch's own, but that it unpickles with care."""
+
+    def load_bytes(self, read_item: ReadItem, value: BytesIO) -> None:
+        plain = torch.load(value, map_location="cpu", weights_only=True)
+        set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], plain)
+
+
+class _All(_Careful, _EmptyStateDictLoadPlanner):
+    """For all that there is, into an empty dict."""

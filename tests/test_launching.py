@@ -1,0 +1,81 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import hydra
+import lightning
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from processes import on_two_ranks
+
+from imagen import launching
+from imagen.cli import CONF
+from imagen.errors import UserError
+from imagen.launching import differences, flattened, refuse_multirun
+
+TOY = ["train.py", "experiment=toy", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "callback=[]"]
+
+
+def test_a_config_is_flat_by_its_full_keys():
+    config = {"seed": 0, "network": {"width": 8, "mult": [1, 2]}, "logger": {}}
+    assert flattened(config) == {"seed": "0", "network.width": "8", "network.mult": "[1, 2]", "logger": "{}"}
+
+
+def test_keys_that_differ_are_named_with_two_ranks_values():
+    configs = [{"a": "1", "b": "1"}, {"a": "1", "b": "2"}, {"a": "1", "b": "2", "c": "3"}]
+    assert differences(configs) == ["b is 1 on rank 0 and 2 on rank 1", "c is missing on rank 0 and 3 on rank 2"]
+    assert differences(configs[1:2] * 3) == []
+
+
+def test_ranks_with_different_configs_all_stop_and_name_the_key(tmp_path: Path):
+    commands = [[*TOY, f"output_dir={tmp_path}/out", f"optimizer.lr={lr}"] for lr in (0.001, 0.002)]
+    said, statuses = on_two_ranks(commands, tmp_path, 200)
+    assert statuses == [1, 1], said
+    for one in said:
+        assert "optimizer.lr is 0.001 on rank 0 and 0.002 on rank 1: start all of them with the same command" in one
+        assert "Traceback" not in one
+
+
+def trainer(devices: int) -> lightning.Trainer:
+    return lightning.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp", logger=False, enable_checkpointing=False
+    )
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A multirun is going on, at a point of its own."""
+    task = ["experiment=toy", "optimizer.lr=0.1", "prompts=[a, b]"]
+    node = SimpleNamespace(mode=RunMode.MULTIRUN, overrides=SimpleNamespace(task=task))
+    config = SimpleNamespace(initialized=lambda: True, get=lambda: node)
+    monkeypatch.setattr(launching, "HydraConfig", config)
+
+
+@pytest.mark.usefixtures("sweep")
+def test_a_multirun_that_would_start_processes_is_refused_with_the_command_that_works():
+    works = r"--nproc-per-node=2 train.py experiment=toy optimizer.lr=0.1 'prompts=\[a, b\]'`"
+    with pytest.raises(UserError, match=works):
+        refuse_multirun(trainer(2))
+
+
+@pytest.mark.usefixtures("sweep")
+def test_a_multirun_of_single_processes_or_of_ranks_from_outside_goes_on(monkeypatch: pytest.MonkeyPatch):
+    refuse_multirun(trainer(1))
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    for name in ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "GROUP_RANK"):
+        monkeypatch.setenv(name, "0")
+    refuse_multirun(trainer(2))
+
+
+@pytest.mark.parametrize(("launcher", "module"), [("slurm", "submitit"), ("local", "joblib")])
+def test_a_launchers_options_compose(launcher: str, module: str):
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        sizes = ["trainer=ddp", "trainer.devices=8", "trainer.num_nodes=4"]
+        cfg = hydra.compose("train", [f"hydra/launcher={launcher}", *sizes], return_hydra_config=True)
+    node = OmegaConf.to_container(cfg.hydra.launcher, resolve=False)
+    assert module in node["_target_"]
+    if launcher == "slurm":
+        assert (cfg.hydra.launcher.nodes, cfg.hydra.launcher.tasks_per_node) == (4, 8)
