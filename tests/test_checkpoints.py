@@ -64,6 +64,16 @@ def test_a_disk_that_fails_says_so_and_leaves_what_was_there(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_of_several_processes_is_whole_with_what_is_written_last(tmp_path):
+    folder = tmp_path / "a.ckpt"
+    folder.mkdir()
+    with pytest.raises(DamagedError, match=r"lacks meta\.pt"):
+        check_whole(folder)
+    torch.save({"imagen": {}, "global_step": 3}, folder / "meta.pt")
+    check_whole(folder)
+    assert read_checkpoint(folder)["global_step"] == 3
+
+
 def test_files_and_folders_are_removed(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "part").touch()

@@ -11,6 +11,9 @@ import torch
 from imagen.errors import UserError
 from imagen.files import atomic_write, disk_errors
 
+SHARED = "meta.pt"
+"""In a folder that processes wrote together, the file with all that is not divided among them; it is written last."""
+
 
 class DamagedError(UserError):
     """A checkpoint is not what was written, or was never whole."""
@@ -49,10 +52,14 @@ def set_aside(path: Path) -> Path:
 
 
 def check_whole(path: Path, remedy: str = "give another") -> None:
-    """Read every byte of a checkpoint and hold it against the checksums beside it.
+    """Read every byte of a checkpoint and hold it against the checksums beside it; see that a folder is complete.
 
     Raises: DamagedError with ``remedy`` if it is cut off, or a bit is not as it was written.
     """
+    if path.is_dir():
+        if not (path / SHARED).is_file():
+            raise DamagedError(f"checkpoint '{path}' is damaged (it lacks {SHARED}, which is written last): {remedy}")
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -65,12 +72,14 @@ def check_whole(path: Path, remedy: str = "give another") -> None:
 def read_checkpoint(path: Path, remedy: str = "give another", *, mmap: bool = False) -> dict[str, Any]:
     """A training checkpoint as written by Lightning, read without running any code from it.
 
-    ``mmap`` leaves its tensors on the disk until they are looked at.
+    Of a folder that processes wrote together it is what they have in common, without network and optimizer. ``mmap``
+    leaves tensors on the disk until they are looked at.
 
     Raises: DamagedError with ``remedy`` if it is damaged or no checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        file = path / SHARED if path.is_dir() else path
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever torch says of a cut or foreign file, the user's remedy is one
         raise DamagedError(f"checkpoint '{path}' is damaged, or is none ({type(error).__name__}): {remedy}") from error
     if not isinstance(checkpoint, dict) or "imagen" not in checkpoint:

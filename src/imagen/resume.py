@@ -128,8 +128,7 @@ def _newest_whole(existing: list[Path], config: dict[str, Any]) -> Past:
 
 
 def _past(path: Path, remedy: str, config: dict[str, Any]) -> Past:
-    if path.is_file():
-        check_whole(path, remedy)
+    check_whole(path, remedy)
     checkpoint = read_checkpoint(path, remedy, mmap=True)
     kept, step = checkpoint["imagen"], int(checkpoint["global_step"])
     if differing := differences(kept["config"], config):

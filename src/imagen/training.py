@@ -1,6 +1,7 @@
 """One stage's training from config to ``done.json``: what ``train.py`` calls."""
 
 import os
+import re
 import signal
 import warnings
 from contextlib import nullcontext
@@ -78,12 +79,15 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish(exit_code=status)
     guard, checkpoint = _callback(trainer, Guard), _callback(trainer, Checkpoint)
+    number = checkpoint.stopped_by if checkpoint else None
+    failed = False
     if guard is not None and guard.gave_up_at is not None:
+        failed = True
         _go_back(trainer, folder, guard, rollbacks)
-        return False
-    if trainer.global_step < cfg.max_steps:
-        number = checkpoint.stopped_by if checkpoint else None  # else something else did, Lightning's max_time say
-        by = f" by {signal.Signals(number).name}" if number else ""
+        if not number:
+            return False
+    if failed or trainer.global_step < cfg.max_steps:
+        by = f" by {signal.Signals(number).name}" if number else ""  # or by something else, Lightning's max_time say
         print(f"stopped at step {trainer.global_step}{by}; the same command goes on from there")
         raise SystemExit(128 + (number or 0))
     _finish(folder, module, trainer)
@@ -159,7 +163,7 @@ def _fit(
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         except RuntimeError as error:
             if trainer.world_size > 1 and any(name in str(error).lower() for name in ("gloo", "nccl")):
-                reason = str(error).strip().splitlines()[0]
+                reason = re.sub(r"^\[\S+\] |\. .*", "", str(error).strip().splitlines()[0])
                 raise UserError(
                     f"another process of this training has ended or no longer answers ({reason}): see what it said; "
                     "the same command goes on from the newest checkpoint"

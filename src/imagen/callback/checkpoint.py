@@ -74,7 +74,10 @@ class Checkpoint(lightning.Callback):
         asked, late = self._agreement.largest(trainer, [self._asked or 0, self._is_late(trainer)])
         step = trainer.global_step
         if asked or late or step % self.every_n_steps == 0 or step == trainer.max_steps:
-            trainer.save_checkpoint(RunFolder.of_trainer(trainer).checkpoints / checkpoint_name(step))
+            path = RunFolder.of_trainer(trainer).checkpoints / checkpoint_name(step)
+            trainer.save_checkpoint(path)
+            if path.is_dir():  # all processes wrote it, and none of them in the background
+                self._prune(trainer)
             self._last = time.monotonic()
         if asked:
             self.stopped_by = asked
