@@ -234,6 +234,8 @@ FAULTS = {
     "missing folder": [
         lambda root: shutil.rmtree(images(root).parent),
         lambda root: shutil.rmtree(sidecar(root).parent),
+        lambda root: shutil.rmtree(root / "train"),
+        lambda root: [shutil.rmtree(folder) for folder in root.glob("*/text-*")],
     ],
     "missing tar": [
         lambda root: remove(images(root)),
@@ -466,6 +468,12 @@ def test_embeddings_by_another_encoder_are_told_as_not_checked(config, root, cap
     said = capsys.readouterr().out
     assert "(not by text_encoder=hash)" in said
     assert "not checked: captions (no embeddings by text_encoder=hash)" in said
+
+
+def test_pictures_alone_are_whole_where_no_embeddings_are_asked_for(config, root):
+    for folder in root.glob("*/text-*"):
+        shutil.rmtree(folder)
+    assert found(config, root, captions=0) == set()
 
 
 def test_an_encoder_without_weights_here_is_told(root, tmp_path, capsys):

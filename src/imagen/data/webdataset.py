@@ -113,6 +113,8 @@ class WebDatasetModule(StreamModule):
             others = ", ".join(f"images-{size}" for size in sorted(sizes)) or "none"
             buckets = next((size for size in sorted(sizes) if not size.isdecimal()), None)
             remedy = self.made_by if buckets is None else f"take another, data.images=images-{buckets}"
+            if split == "val" and not found and names_in(self.root / "train"):
+                remedy = f"training validates on pictures that it never saw: {self.made_by} validation=<how many>"
             raise UserError(f"{chosen} has no shards (found: {others}): {remedy}")
         return chosen
 

@@ -35,7 +35,7 @@ def verify(cfg: DictConfig) -> None:
     if not shards:
         raise UserError(f"root={root} has no shard in {{train,val}}/images-<size>: check the path, or pack.py makes it")
     findings = Findings()
-    _compare_splits(root, findings)
+    _compare_splits(root, bool(cfg.captions), findings)
     compare = _encoders(cfg, root, findings) if cfg.captions else {}
     share = workers.share(shards)
     for checked in workers.map(CheckShard(cfg.fraction, cfg.captions), share, what="verifying"):
@@ -72,17 +72,19 @@ def shards_of(root: Location, split: str) -> list[Shard]:
     return shards
 
 
-def _compare_splits(root: Location, findings: Findings) -> None:
-    """A split that is there has the folders that the other has."""
-    folders = {
-        split: {name for name in names_in(root / split) if IMAGES.fullmatch(name)}
-        | {folder.name for folder in text_folders(root, split)}
-        for split in SPLITS
-    }
-    every = set().union(*folders.values())
-    for split, there in folders.items():
-        for name in sorted(every - there) if there else []:
-            findings.add("missing folder", f"{split}/{name}")
+def _compare_splits(root: Location, embedded: bool, findings: Findings) -> None:
+    """There is a split to train on, each split has the folders of the other, and where ``embedded`` one of text."""
+    images = {split: {name for name in names_in(root / split) if IMAGES.fullmatch(name)} for split in SPLITS}
+    texts = {split: {folder.name for folder in text_folders(root, split)} for split in SPLITS}
+    every = set().union(*images.values(), *texts.values())
+    for split in SPLITS:
+        if images[split] or texts[split]:
+            for name in sorted(every - images[split] - texts[split]):
+                findings.add("missing folder", f"{split}/{name}")
+        elif split == "train":
+            findings.add("missing folder", "train/")
+    if embedded and not any(texts.values()):
+        findings.add("missing folder", "train/text-*", "no caption is embedded; captions=0 asks for none")
 
 
 def _promised(folder: Location, names: set[str]) -> set[str] | None:

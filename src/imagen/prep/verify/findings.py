@@ -8,7 +8,7 @@ EXAMPLES = 5
 
 KINDS = {
     "unfinished shard": "a tar without its _stats.json: its writing was cut off",
-    "missing folder": "pictures of a size, or embeddings, that the other split has",
+    "missing folder": "the training split, its text embeddings, or what the other split has",
     "missing tar": "a shard of pictures that another size has, or that the stats promise",
     "missing sidecar": "a shard of pictures without its text embeddings",
     "extra tar": "text embeddings of no shard of pictures, or a shard beyond those that the stats promise",
