@@ -132,6 +132,20 @@ def test_two_raters_see_the_same_trials_in_orders_of_their_own(study):
     assert len({frozenset(order) for order in orders}) == 1
 
 
+def test_a_link_picks_the_kind(tmp_path):
+    kinds = ["long descriptions", "50% <b>off</b> & more"]
+    table = "".join(f"prompt {i}\t{kind}\n" for i, kind in enumerate(kinds))
+    (tmp_path / "set.tsv").write_text(f"prompt\tkind\n{table}", encoding="utf-8")
+    study = make_study(tmp_path, ["prompt 0", "prompt 1"], f"prompts={tmp_path / 'set.tsv'}", "num_controls=1")
+    with open_browser() as context:
+        for fragment, chosen, count in ((kinds[0], kinds[0], 2), (kinds[1], kinds[1], 2), ("no%such", "Everything", 4)):
+            page = context.new_page()
+            page.goto(f"{(study / 'page' / 'index.html').as_uri()}#{fragment}")
+            assert page.locator("#kind option:checked").text_content() == f"{chosen} ({count} pairs)"
+            start(page, "anna")
+            assert page.locator("#place").text_content() == f"Pair 1 of {count}"
+
+
 def test_it_looks_as_it_should(study, tmp_path):
     with open_browser() as context:
         page = open_page(context, study)

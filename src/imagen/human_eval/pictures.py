@@ -25,9 +25,7 @@ def listed(folder: Path, argument: str) -> dict[str, list[Path]]:
         listing = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
         entries = [(str(one["prompt"]), int(one["sample"]), str(one["file"])) for one in listing["pictures"]]
     except OSError as error:
-        raise UserError(
-            f"{argument}={folder} has no samples.json: give a folder of sample.py or evaluate.py"
-        ) from error
+        raise UserError(f"{argument}={folder} has no samples.json: give one of sample.py or evaluate.py") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{argument}={folder}: samples.json is damaged ({error!r}): draw the pictures again") from error
     by_prompt: dict[str, dict[int, Path]] = {}

@@ -83,7 +83,7 @@ function fillStart() {
   if (shown.kinds.length > 1) add("", `Everything (${shown.trials.length} pairs)`);
   shown.kinds.forEach((kind, i) => add(shown.kinds.length > 1 ? i : "", `${kind || "Everything"} (${trialsOf(kind).length} pairs)`));
   element("part").hidden = shown.kinds.length < 2;
-  const asked = shown.kinds.indexOf(decodeURIComponent(location.hash.slice(1)));
+  const asked = shown.kinds.findIndex((kind) => new URL(`#${kind}`, location.href).hash === location.hash && kind);
   if (asked >= 0 && shown.kinds.length > 1) element("kind").value = String(asked);
 }
 
