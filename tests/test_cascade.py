@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from contextlib import nullcontext
 
@@ -10,10 +11,12 @@ from imagen.cli import compose
 from imagen.data.pixels import to_uint8
 from imagen.denoiser import Denoiser
 from imagen.errors import UserError
+from imagen.guidance import NoGuidance
 from imagen.randomness import generator_of
 from imagen.task import ImageToImage, Inpaint, Travel, Upscale
 from imagen.task.picture import picture_at
-from imagen.types import Conditioning
+from imagen.threshold import NoThreshold
+from imagen.types import Conditioning, Prediction
 from tests.pictures import half_mask, picture
 
 
@@ -214,6 +217,113 @@ def test_truncated_hands_the_unfinished_sample_on_and_shows_the_finished_one(cas
     task = Upscale(image=picture(16, 16))
     one, other = (c.sample(["x"], task=task, progress=False) for c in (alone, Cascade([gaussian], cascade.encoder)))
     assert torch.equal(one.final, other.final)
+
+
+def offloaded(cascade: Cascade) -> Cascade:
+    return Cascade(cascade.stages, cascade.encoder).to("cpu:0", offload=True)  # to torch not "cpu", so that it copies
+
+
+def test_offloaded_stages_draw_the_same_bits_and_are_where_they_were(cascade, monkeypatch):
+    first = [next(stage.denoiser.parameters()) for stage in cascade.stages]
+    home, seen = [parameter.data_ptr() for parameter in first], []
+    plain = cascade.sample(["a", "b"], negative_prompts=["c"], num_samples=2, seed=7, progress=False)
+    draw = Stage.draw
+    monkeypatch.setattr(Stage, "draw", lambda *a, **k: seen.append([p.data_ptr() for p in first]) or draw(*a, **k))
+    visited = offloaded(cascade).sample(["a", "b"], negative_prompts=["c"], num_samples=2, seed=7, progress=False)
+    assert all(map(torch.equal, plain.by_stage, visited.by_stage))
+    assert [[place == own for place, own in zip(row, home, strict=True)] for row in seen] == [
+        [False, True],  # the first stage is away, the second at home
+        [True, False],
+    ]
+    assert [parameter.data_ptr() for parameter in first] == home
+    assert offloaded(cascade).first(1).device == torch.device("cpu:0")
+
+
+def test_rounded_weights_draw_the_same_bits(cascade):
+    stages = [make_stage("toy", "trainer.precision=bf16-mixed"), make_stage("toy_sr32", "trainer.precision=bf16-mixed")]
+    plain = Cascade(stages, cascade.encoder).sample(["a", "b"], progress=False)
+    sizes = []
+    for stage in stages:
+        sizes.append(sum(p.nbytes for p in stage.denoiser.parameters()))
+        stage.round_weights()
+        assert sum(p.nbytes for p in stage.denoiser.parameters()) < 0.6 * sizes[-1]
+    rounded = Cascade(stages, cascade.encoder).sample(["a", "b"], progress=False)
+    assert all(map(torch.equal, plain.by_stage, rounded.by_stage))
+
+
+def test_pictures_are_the_same_however_memory_makes_them_be_split(cascade, monkeypatch):
+    whole = cascade.sample(["a", "b", "c"], num_samples=2, seed=7, progress=False)
+    draw, sizes = Stage.draw, []
+
+    def narrow(stage: Stage, cond: Conditioning, *args, **kwargs):
+        count = len(cond.text.mask)
+        sizes.append((stage.resolution, count))
+        if stage.resolution == 32 and count > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return draw(stage, cond, *args, **kwargs)
+
+    bars = []
+    monkeypatch.setattr(Stage, "draw", narrow)
+    monkeypatch.setattr("imagen.cascade.tqdm", lambda **settings: bars.append(Bar(settings["total"])) or bars[-1])
+    split = Cascade(cascade.stages, cascade.encoder).sample(["a", "b", "c"], num_samples=2, seed=7)
+    assert sizes == [(16, 6), (32, 6), (32, 3), (32, 2), (32, 2), (32, 2)]
+    assert bars[0].done == bars[0].total == 6 * (4 + 3)
+    for one, other in zip(whole.by_stage, split.by_stage, strict=True):
+        assert (one.int() - other.int()).abs().max() <= 1
+
+
+def test_steps_that_ran_out_of_memory_are_not_counted(cascade, monkeypatch):
+    bars, forward, calls = [], cascade.stages[0].denoiser.network.forward, []
+
+    def once(*given):
+        calls.append(len(given[0]))
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*given)
+
+    monkeypatch.setattr(cascade.stages[0].denoiser.network, "forward", once)
+    monkeypatch.setattr("imagen.cascade.tqdm", lambda **settings: bars.append(Bar(settings["total"])) or bars[-1])
+    Cascade(cascade.stages, cascade.encoder).sample(["a", "b"])
+    assert calls == [4] * 3 + [2] * 8
+    assert bars[0].done == bars[0].total
+
+
+def test_each_prompt_is_encoded_once_for_all_stages_and_samples(cascade, monkeypatch):
+    asked, encode = [], cascade.encoder.encode
+    monkeypatch.setattr(cascade.encoder, "encode", lambda captions: asked.append(captions) or encode(captions))
+    cascade.sample(["a", "b", "a"], negative_prompts=["c"], num_samples=3, progress=False)
+    assert asked == [["a", "b"], ["c"]]
+
+
+def test_both_halves_of_guidance_are_one_batch(cascade, monkeypatch):
+    sizes, forward = [], cascade.stages[0].denoiser.network.forward
+    count = lambda *given: sizes.append(len(given[0])) or forward(*given)  # noqa: E731
+    monkeypatch.setattr(cascade.stages[0].denoiser.network, "forward", count)
+    cascade.sample(["a", "b", "c"], progress=False)
+    assert sizes == [6] * 4
+
+
+def test_compiled_networks_are_compiled_for_each_shape_and_graphs_only_where_weights_stay(cascade, monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch.nn.Module.compile", lambda module, **options: asked.append(options))
+    stages = [dataclasses.replace(stage) for stage in cascade.stages]
+    Cascade(stages, cascade.encoder).compile()
+    assert asked == [{"fullgraph": True, "dynamic": False, "mode": None}] * 2
+    stages[0].compile(graphs=True)
+    assert asked[-1]["mode"] == "reduce-overhead"
+
+
+def test_predictions_of_cuda_graphs_outlive_the_next_replay(cascade, monkeypatch):
+    replays = []
+    monkeypatch.setattr("torch.compiler.cudagraph_mark_step_begin", lambda: replays.append(1))
+    stage = dataclasses.replace(cascade.stages[0], graphs=True, threshold=NoThreshold(), guidance=NoGuidance())
+    buffer = torch.zeros(1, 3, 16, 16)  # that every replay writes to
+    monkeypatch.setattr(cascade.stages[0].denoiser, "forward", lambda x, logsnr, cond: Prediction(buffer.add_(1)))
+    denoise = stage.guided_denoiser()
+    cond = Conditioning(cascade.encoder.encode(["a"]))
+    first, second = (denoise(torch.zeros(1, 3, 16, 16), torch.zeros(1), cond).x0 for _ in range(2))
+    assert (first.mean(), second.mean()) == (1, 2)
+    assert len(replays) == 2
 
 
 def test_progress_counts_every_step(cascade, monkeypatch):

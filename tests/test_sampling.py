@@ -1,8 +1,13 @@
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -49,6 +54,55 @@ def test_every_picture_is_written_with_its_prompt_and_the_grid(tmp_path):
     with Image.open(tmp_path / "001_2.png") as drawn, Image.open(tmp_path / "grid.png") as grid:
         assert drawn.getpixel((3, 3)) == (200, 200, 200)
         assert grid.width > 6 * 128
+
+
+def drawn(folder: Path) -> bytes:
+    return (folder / "000_0.png").read_bytes()
+
+
+def test_offload_draws_the_same_bytes_and_the_memory_it_took_is_told(exports, tmp_path, capsys):
+    plain, offloaded = (draw(exports, tmp_path, 'prompts=["a"]', f"offload={on}") for on in ("false", "true"))
+    assert drawn(plain) == drawn(offloaded)
+    assert re.search(r"at most [0-9.]+ GiB of memory of cpu\n", capsys.readouterr().out)
+
+
+def test_precision_is_as_trained_or_as_told(exports, tmp_path):
+    def widths(precision: str | None) -> list[set[torch.dtype]]:
+        stages = build.load_cascade(exports, device="cpu", precision=precision).stages
+        assert {stage.bf16 for stage in stages} == {precision == "bf16"}  # toys are trained in float32
+        return [{parameter.dtype for parameter in stage.denoiser.parameters()} for stage in stages]
+
+    assert widths(None) == widths("fp32") == [{torch.float32}] * 2
+    assert widths("bf16") == [{torch.float32, torch.bfloat16}] * 2
+    with pytest.raises(UserError, match="precision=fp16 must be bf16, fp32 or null"):
+        draw(exports, tmp_path, 'prompts=["a"]', "precision=fp16")
+
+
+def test_compile_reaches_every_network(exports, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("torch.nn.Module.compile", lambda network, **options: compiled.append(network))
+    draw(exports, tmp_path, 'prompts=["a"]', "compile=true")
+    assert len(compiled) == len(exports)
+
+
+@pytest.mark.drill
+def test_a_compiled_network_draws_the_same_picture_up_to_rounding(exports, tmp_path):
+    weights = safetensors.torch.load_file(exports[0])
+    with safetensors.safe_open(exports[0], "pt") as opened:
+        metadata = opened.metadata()
+    generator = torch.Generator().manual_seed(0)
+    for name, value in weights.items():  # the zero-initialised ones too
+        weights[name] = value + 0.02 * torch.randn(value.shape, generator=generator)
+    safetensors.torch.save_file(weights, tmp_path / "base.safetensors", metadata)
+    shared = [f"stages=[{tmp_path}/base.safetensors]", 'prompts=["a"]', "device=cpu"]
+    for on in ("false", "true"):  # in processes of their own, without the checks of types, which break graphs
+        command = [sys.executable, "sample.py", *shared, f"compile={on}", f"output_dir={tmp_path}/{on}"]
+        subprocess.run(command, cwd=Path(__file__).parents[1], check=True, timeout=600)
+    plain, compiled = (
+        np.asarray(Image.open(next(tmp_path.glob(f"{on}/*/000_0.png")))).astype(int) for on in ("false", "true")
+    )
+    assert plain.std() > 10
+    assert abs(plain - compiled).max() <= 1
 
 
 def test_inpainting_with_bare_keys_keeps_the_known_part_and_writes_down_how_it_was_done(exports, tmp_path):

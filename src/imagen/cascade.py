@@ -2,8 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -13,11 +15,13 @@ from tqdm import tqdm
 
 from imagen.data.pixels import to_uint8
 from imagen.errors import UserError
+from imagen.fitting import Fitting
+from imagen.offload import visiting
 from imagen.sizes import Size, stage_sizes
 from imagen.stage import GENERATE, Drawn, Stage
 from imagen.task import Task
 from imagen.text_encoder import TextEncoder
-from imagen.types import TextEmbedding
+from imagen.types import Prediction, TextEmbedding
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +55,39 @@ class Cascade:
                 raise UserError(f"stages do not chain ({chain}): each must start from what the one before it gives")
         self.stages = list(stages)
         self.encoder = encoder
+        self._fitting = [Fitting(f"stage {stage.name}") for stage in stages]
+        self._visits: torch.device | None = None
 
-    def to(self, device: torch.device | str) -> "Cascade":
+    @property
+    def device(self) -> torch.device:
+        """Where pictures are drawn."""
+        return self.stages[0].device if self._visits is None else self._visits
+
+    def to(self, device: torch.device | str, *, offload: bool = False) -> "Cascade":
+        """Draw there from now on; with ``offload`` all but the network or encoder whose turn it is wait on the CPU.
+
+        The pictures are the same, to the bit.
+        """
+        self._visits = torch.device(device) if offload else None
         for stage in self.stages:
-            stage.denoiser.to(device)
-        self.encoder.to(device)
+            stage.denoiser.to("cpu" if offload else device)
+        self.encoder.to("cpu" if offload else device)
         return self
+
+    def compile(self) -> "Cascade":
+        """Compile every stage's network, each size of batch and picture when it is first drawn.
+
+        On a GPU a network is replayed as CUDA graphs unless it is offloaded, which gives its weights new places.
+        """
+        for stage in self.stages:
+            stage.compile(graphs=self._visits is None and stage.device.type == "cuda")
+        return self
+
+    def first(self, count: int) -> "Cascade":
+        """The first stages alone, where they are."""
+        part = Cascade(self.stages[:count], self.encoder)
+        part._visits = self._visits
+        return part
 
     def sample(
         self,
@@ -76,7 +107,7 @@ class Cascade:
         ``task`` is what is drawn, pictures from noise by default. ``negative_prompts``, one for all or one a prompt,
         are what guidance leads away from, instead of no text. ``size`` is that of the last stage's pictures, (height,
         width) or one side; its own resolution by default. A prompt that is longer than the encoder takes is warned of,
-        with what was cut.
+        with what was cut. ``batch_size`` pictures are drawn at once, fewer where a stage runs out of the GPU's memory.
 
         Raises: UserError on an empty prompt list, or a task or size that the stages do not suit.
         """
@@ -92,7 +123,8 @@ class Cascade:
         wanted = [_Wanted(prompt, negative, number) for prompt, negative in rows for number in range(count)]
         batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
         drawn: list[list[Tensor]] = [[] for _ in self.stages]
-        with tqdm(total=len(batches) * job.num_steps, unit="step", desc="sampling", disable=not progress) as bar:
+        total = len(wanted) * job.num_steps
+        with tqdm(total=total, unit="step", desc="sampling", disable=not progress) as bar:
             for batch in batches:
                 for pictures, kept in zip(self._sample_batch(batch, job, bar.update), drawn, strict=True):
                     kept.append(pictures)
@@ -146,37 +178,81 @@ class Cascade:
     def _encode(self, batch: "list[_Wanted]") -> tuple[TextEmbedding, TextEmbedding | None]:
         """Prompts, and negative prompts if there are any. An empty one is marked absent, as training marks captions."""
         prompts, negatives = [wanted.prompt for wanted in batch], [wanted.negative for wanted in batch]
-        text = self.encoder.encode(prompts)
-        text = text.dropped(_empty(prompts).to(text.mask.device))
-        if _empty(negatives).all():
-            return text, None
-        # in place of an empty one the prompt, absent: to the network the very null text that guidance would take
-        negative = self.encoder.encode([wanted.negative.strip() or wanted.prompt for wanted in batch])
-        return text, negative.dropped(_empty(negatives).to(text.mask.device))
+        with self._encoder_at_work():
+            text = self._encode_once(prompts)
+            text = text.dropped(_empty(prompts).to(text.mask.device))
+            if _empty(negatives).all():
+                return text, None
+            # in place of an empty one the prompt, absent: to the network the very null text that guidance would take
+            negative = self._encode_once([wanted.negative.strip() or wanted.prompt for wanted in batch])
+            return text, negative.dropped(_empty(negatives).to(text.mask.device))
+
+    def _encode_once(self, prompts: list[str]) -> TextEmbedding:
+        """A row a prompt, each different prompt encoded once."""
+        distinct = list(dict.fromkeys(prompts))
+        return self.encoder.encode(distinct).rows([distinct.index(prompt) for prompt in prompts])
 
     def _sample_batch(
-        self, batch: "list[_Wanted]", job: "_Job", advance: Callable[[], object]
+        self, batch: "list[_Wanted]", job: "_Job", advance: Callable[[int], object]
     ) -> list[UInt8[Tensor, "b 3 _ _"]]:
-        text, negative = self._encode(batch)
+        told = _Told(batch, *self._encode(batch))
         pictures, drawn = [], None
         if job.low_res is not None:
-            drawn = Drawn(job.low_res.to(self.stages[0].device).expand(len(batch), -1, -1, -1))
-        for stage, size, stop in zip(self.stages, job.sizes, job.stops, strict=True):
-            device = stage.device
-            generators = [
-                job.task.generator(job.seed, wanted.prompt, wanted.number, stage.resolution, device) for wanted in batch
-            ]
-            cond = stage.condition(text.to(device), drawn, generators, negative and negative.to(device))
-            drawn = stage.draw(
-                cond,
-                size,
-                generators,
-                task=job.task,
-                early_stop=stop,
-                on_step=lambda i, x, prediction: advance(),
-            )
+            drawn = Drawn(job.low_res.expand(len(batch), -1, -1, -1))
+        for number, stage in enumerate(self.stages):
+            with self._at_work(stage):
+                draw = partial(self._draw, number, job, told, drawn, advance)
+                drawn = Drawn.joined(self._fitting[number](draw, len(batch)))
             pictures.append(to_uint8(drawn.pictures).cpu())
         return pictures
+
+    def _draw(
+        self,
+        number: int,
+        job: "_Job",
+        told: "_Told",
+        given: Drawn | None,
+        advance: Callable[[int], object],
+        rows: slice,
+    ) -> Drawn:
+        """Some rows of a batch by one stage, from what the stage before it, if any, has ``given``."""
+        stage, told = self.stages[number], told.rows(rows)
+        device, count, steps = stage.device, len(told.wanted), 0
+        generators = [
+            job.task.generator(job.seed, wanted.prompt, wanted.number, stage.resolution, device)
+            for wanted in told.wanted
+        ]
+
+        def on_step(i: int, x: Float[Tensor, "b 3 h w"], prediction: Prediction) -> None:
+            nonlocal steps
+            steps += count
+            advance(count)
+
+        try:
+            low_res, negative = given and given.rows(rows).to(device), told.negative and told.negative.to(device)
+            cond = stage.condition(told.text.to(device), low_res, generators, negative)
+            stop = job.stops[number]
+            return stage.draw(cond, job.sizes[number], generators, task=job.task, early_stop=stop, on_step=on_step)
+        except torch.OutOfMemoryError:
+            advance(-steps)  # which are done again
+            raise
+
+    @contextmanager
+    def _encoder_at_work(self) -> Iterator[None]:
+        if self._visits is not None:
+            self.encoder.to(self._visits)
+        yield
+        if self._visits is not None:
+            self.encoder.to("cpu")
+
+    @contextmanager
+    def _at_work(self, stage: Stage) -> Iterator[None]:
+        if self._visits is None:
+            yield
+            return
+        with visiting(stage.denoiser, self._visits):
+            yield
+        stage.guidance.to("cpu")  # which may have a network of its own
 
 
 def _empty(prompts: list[str]) -> Bool[Tensor, " b"]:
@@ -190,6 +266,18 @@ class _Wanted:
     prompt: str
     negative: str
     number: int
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Some pictures, their prompts' texts and, if there are any, their negative prompts'."""
+
+    wanted: list[_Wanted]
+    text: TextEmbedding
+    negative: TextEmbedding | None
+
+    def rows(self, rows: slice) -> "_Told":
+        return _Told(self.wanted[rows], self.text.rows(rows), self.negative and self.negative.rows(rows))
 
 
 @dataclass(frozen=True)

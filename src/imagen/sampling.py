@@ -13,6 +13,7 @@ from imagen import build
 from imagen.cascade import Samples
 from imagen.cli import CONF, as_overrides
 from imagen.config_check import read_yaml
+from imagen.devices import peak_memory
 from imagen.errors import UserError
 from imagen.files import make_folder, write_json
 from imagen.image_grid import image_grid, save_png, to_pil
@@ -33,6 +34,9 @@ def sample(cfg: DictConfig) -> Path:
         slots={name: cfg[name] for name in SLOTS},
         text_encoder=cfg.text_encoder,
         device=cfg.device,
+        precision=cfg.precision,
+        offload=cfg.offload,
+        compile=cfg.compile,
     )
     samples = cascade.sample(
         prompts,
@@ -47,6 +51,7 @@ def sample(cfg: DictConfig) -> Path:
     settings = {"task": plain(cfg.task), "seed": cfg.seed, "stages": [str(source) for source in cfg.stages]}
     save(samples, folder, settings)
     print(f"{samples.final.shape[0] * samples.final.shape[1]} pictures and grid.png in {folder}")
+    print(f"at most {peak_memory(cascade.device) / 2**30:.2f} GiB of memory of {cascade.device}")
     return folder
 
 

@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagen.conditioning_augmentation import ConditioningAugmentation
 from imagen.denoiser import Denoiser
@@ -32,13 +33,26 @@ class Drawn:
     pictures: Float[Tensor, "b 3 h w"]
     unfinished: Float[Tensor, "b 3 h w"] | None = None
 
+    def rows(self, rows: slice) -> "Drawn":
+        return Drawn(self.pictures[rows], None if self.unfinished is None else self.unfinished[rows])
+
+    def to(self, device: torch.device | str) -> "Drawn":
+        return Drawn(self.pictures.to(device), None if self.unfinished is None else self.unfinished.to(device))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Drawn]") -> "Drawn":
+        """All of several parts, which one walk has drawn piece by piece."""
+        unfinished = [part.unfinished for part in parts if part.unfinished is not None]
+        return cls(torch.cat([part.pictures for part in parts]), torch.cat(unfinished) if unfinished else None)
+
 
 @dataclass
 class Stage:
     """One trained denoiser and the way it is sampled.
 
     ``low_resolution`` is None for a base stage; ``augmentation_level`` in [0, 1] is the noise put on the low-resolution
-    picture at sampling (paper, appendix D.2); ``bf16`` runs the network under autocast.
+    picture at sampling (paper, appendix D.2); ``bf16`` runs the network under autocast; with ``graphs`` it was compiled
+    into CUDA graphs.
     """
 
     name: str
@@ -53,6 +67,7 @@ class Stage:
     resolution: int
     low_resolution: int | None
     bf16: bool
+    graphs: bool = False
 
     @property
     def scale(self) -> int | None:
@@ -93,10 +108,21 @@ class Stage:
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
+    def round_weights(self) -> None:
+        """Keep in bfloat16 what autocast would round to it at every call: less memory and time, the same pictures."""
+        for module in self.denoiser.network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(torch.bfloat16)
+
+    def compile(self, *, graphs: bool) -> None:
+        """Compile the network in place, for each shape by itself; ``graphs`` replays it as CUDA graphs."""
+        self.denoiser.network.compile(fullgraph=True, dynamic=False, mode="reduce-overhead" if graphs else None)
+        self.graphs = graphs
+
     def guided_denoiser(self) -> Denoise:
         """The denoiser as one sampling calls it: guided, thresholded, in the stage's precision and on its device."""
         self.guidance.to(self.device)
-        guided = self.guidance(self.denoiser)
+        guided = self.guidance(_owned(self.denoiser) if self.graphs else self.denoiser)
 
         def denoise(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
             with self.autocast():  # around guidance, which may have a network of its own
@@ -169,6 +195,17 @@ class Stage:
         for grid in rest:
             x, unfinished = walk(denoise, x, grid, cond, generators, step), x
         return Drawn(x.clamp(-1, 1), unfinished)
+
+
+def _owned(denoise: Denoise) -> Denoise:
+    """The same with predictions that last: the next replay of CUDA graphs writes where the one before it did."""
+
+    def owned(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
+        torch.compiler.cudagraph_mark_step_begin()
+        said = denoise(x_t, logsnr, cond)
+        return Prediction(*(None if part is None else part.clone() for part in (said.x0, said.renoise_x0, said.gamma)))
+
+    return owned
 
 
 def _through(levels: Float[Tensor, " _"], logsnr: float) -> Float[Tensor, " _"]:

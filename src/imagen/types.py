@@ -37,6 +37,10 @@ class TextEmbedding:
         """The same with the prompts where ``drop`` is True marked absent (paper, section 4.1)."""
         return TextEmbedding(self.tokens, self.mask, self.absent | drop)
 
+    def rows(self, rows: "slice | list[int]") -> "TextEmbedding":
+        """Those prompts alone, in that order."""
+        return TextEmbedding(self.tokens[rows], self.mask[rows], self.absent[rows])
+
     def null(self) -> "TextEmbedding":
         """The unconditional twin: every prompt absent."""
         return TextEmbedding(self.tokens, self.mask, torch.ones_like(self.absent))
