@@ -134,14 +134,26 @@ def test_of_copies_the_largest_stays_and_a_dropped_one_takes_none_with_it(tmp_pa
     assert "000000001.png" in members(tmp_path / "clean" / "00000.tar")
 
 
-def test_again_does_nothing(tmp_path, monkeypatch):
+def test_again_does_nothing(tmp_path, monkeypatch, capsys):
     raw, clean = small_set(tmp_path / "raw"), tmp_path / "clean"
     run(raw, clean)
     before = stamps(clean)
     monkeypatch.setattr(Look, "__call__", lambda *_: pytest.fail("looked again"))
     monkeypatch.setattr(write_module.Write, "__call__", lambda *_: pytest.fail("written again"))
+    capsys.readouterr()
     run(raw, clean)
     assert stamps(clean) == before
+    assert (
+        f"{clean}: shards written now: 0, there already: {len(list(clean.glob('*.tar')))}\n" in capsys.readouterr().out
+    )
+
+
+def test_a_set_without_the_score_that_was_picked_is_told(tmp_path, capsys):
+    write_raw(tmp_path / "raw", 0, [sample("000000000", picture(300, 300, 1))])
+    run(tmp_path / "raw", tmp_path / "clean", "safety=punsafe", "safety.field=another")
+    assert "every sample counts as unsafe, as do all without the score" in capsys.readouterr().out
+    run(tmp_path / "raw", tmp_path / "clean", "safety=none")
+    assert "unsafe" not in capsys.readouterr().out
 
 
 def test_a_changed_threshold_opens_no_picture_and_writes_only_the_shards_that_differ(tmp_path, monkeypatch):

@@ -511,6 +511,8 @@ def test_what_a_format_cannot_hold_is_left_out(tmp_path):
         ({"sizes": [0]}, "sizes="),
         ({"shard_size": 0}, "shard_size=0 must"),
         ({"validation": 1.5}, "whole number"),
+        ({"validation": 1.0}, "validation=1.0 must be a share below 1 or a whole number"),
+        ({"validation": 1000}, "validation=1000 leaves no sample to train on"),
         ({"validation": -1}, "validation=-1"),
         ({"format": "gif"}, "format=gif must be one of jpg"),
         ({"quality": 0}, "quality=0"),

@@ -10,6 +10,7 @@ import io
 import json
 import posixpath
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -97,7 +98,8 @@ def pack_folder(cfg: DictConfig) -> None:
     if reasons:
         print("which they are: the rows with an error_message of the parquet files")
     if samples:
-        print(f"next: python data_prep/pack.py input={cfg.output} root=<folder>, or data_prep/filter.py before it")
+        source = shlex.quote(f"input={cfg.output}")
+        print(f"next: python data_prep/pack.py {source} root=<folder>, or data_prep/filter.py before it")
 
 
 def find_pictures(folder: Location) -> list[Picture]:

@@ -42,7 +42,7 @@ def filter_set(cfg: DictConfig) -> None:
     names = [tar.name.removesuffix(".tar") for tar in whole_shards(folder, skip_unfinished=True)]
 
     look = Look(folder, output / "reports" / "filter", rules, digest(rules.recipe()))
-    marks = _phase(workers, look, {name: name for name in names}, look.mark, "looking")
+    _, marks = _phase(workers, look, {name: name for name in names}, look.mark, "looking")
     if marks is None:
         return
     if workers.worker_index == 0:
@@ -53,7 +53,8 @@ def filter_set(cfg: DictConfig) -> None:
         recipe |= {"seen": marks[name].content, "verdicts": hashlib.sha256(verdict.tobytes()).hexdigest()[:16]}
         parts[name] = Part(name, verdict.tobytes(), recipe)
     write = Write(folder, look.reports, output, len(names), cfg.quality)
-    stats = _phase(workers, write, parts, lambda name: write.stats(parts[name]), "writing")
+    written, stats = _phase(workers, write, parts, lambda name: write.stats(parts[name]), "writing")
+    print(f"{output}: shards written now: {written}, there already: {len(workers.share(names)) - written}")
     if stats is None:
         return
     tars = {name for name in names_in(folder) if name.endswith(".tar")}
@@ -88,8 +89,9 @@ def _phase(
     work: Mapping[str, Item],
     state: Callable[[str], State | None],
     what: str,
-) -> dict[str, State] | None:
-    """``task`` of what is not done of this worker's share; then the ``state`` of all, or None where others are behind.
+) -> tuple[int, dict[str, State] | None]:
+    """``task`` of what is not done of this worker's share: of how many; then the ``state`` of all, or None where others
+    are behind.
 
     ``state`` of a shard is None until its work is done, by whomever.
     """
@@ -98,4 +100,4 @@ def _phase(
     for _ in workers.map(task, todo, what=what):
         pass
     states = gather_done(state, list(work))
-    return None if states is None else dict(zip(work, states, strict=True))
+    return len(todo), None if states is None else dict(zip(work, states, strict=True))

@@ -121,6 +121,8 @@ def told(report: dict[str, Any], output: Location) -> str:
     """The report in a line or three."""
     went = ", ".join(f"{reason} {count:,}" for reason, count in report["dropped"].items()) or "nothing"
     lines = [f"{output}: {report['kept']:,} of {report['samples']:,} samples kept; dropped: {went}"]
+    if report["samples"] and report["dropped"].get("unsafe") == report["samples"]:
+        lines.append("every sample counts as unsafe, as do all without the score: does safety.field name theirs?")
     if report["lost"]:
         lines.append(f"{report['lost']:,} more are lost in damaged tars: {_first(report['damaged'])}")
     if report["unfinished"]:

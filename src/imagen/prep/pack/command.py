@@ -1,5 +1,6 @@
 """``data_prep/pack.py``: plan, write what is missing, report."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,6 +46,9 @@ def pack(cfg: DictConfig) -> None:
             f"input={cfg.input} has no sample for sizes={list(sizes)} ({why}): give smaller sizes, or others"
         )
 
+    if not any(unit.split == "train" for unit in units):
+        raise UserError(f"validation={cfg.validation} leaves no sample to train on: give less")
+
     task = PackShard(root, sizes, rules, codec, cfg.shard_size)
     if workers.worker_index == 0:
         for split, size in ((split, size) for split in SPLITS for size in sizes):
@@ -76,8 +80,7 @@ def _sizes(cfg: DictConfig) -> tuple[int, ...]:
         raise UserError(f"sizes={list(cfg.sizes)} must be one or more different numbers of pixels")
     if cfg.shard_size < 1:
         raise UserError(f"shard_size={cfg.shard_size} must be at least 1")
-    share = 0 <= cfg.validation < 1
-    if not (share or (cfg.validation >= 1 and cfg.validation == int(cfg.validation))):
+    if not (0 <= cfg.validation < 1 or (isinstance(cfg.validation, int) and cfg.validation >= 1)):
         raise UserError(f"validation={cfg.validation} must be a share below 1 or a whole number of samples")
     return sizes
 
@@ -140,4 +143,4 @@ def _lines(cfg: DictConfig, said: dict[str, Any]) -> Iterator[str]:
         yield f"  {number:,} of {shape}"
     if "val" not in said["splits"]:
         yield "no sample is for validation, which training wants: give a larger share, or a count, validation=100"
-    yield f"next: python data_prep/embed_text.py root={cfg.root} text_encoder=<the encoder>"
+    yield f"next: python data_prep/embed_text.py {shlex.quote(f'root={cfg.root}')} text_encoder=<the encoder>"
