@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imagen.network.kernels import attend, group_norm
+from imagen.network.kernels import attend, conv3x3, group_norm
 
 
 def random(*shape: int, seed: int) -> torch.Tensor:
@@ -56,3 +56,29 @@ def test_attend_sees_no_hidden_key():
     q, k, v = random(1, 2, 1, 4, seed=0), random(1, 3, 1, 4, seed=1), random(1, 3, 1, 4, seed=2)
     visible = torch.tensor([[True, True, False]])
     torch.testing.assert_close(attend(q, k, v, visible), attend(q, k[:, :2], v[:, :2], visible[:, :2]))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_wide_convolution_is_torchs(layout: torch.memory_format):
+    """At fewer pixels than channels the weight's gradient is a product of its own, under autocast as in training."""
+    x = random(2, 48, 3, 5, seed=0).contiguous(memory_format=layout).requires_grad_()
+    weight = random(16, 48, 3, 3, seed=1).contiguous(memory_format=layout).requires_grad_()
+    bias, upstream = random(16, seed=2).requires_grad_(), random(2, 16, 3, 5, seed=3)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv3x3(x, weight, bias)
+        want = F.conv2d(x, weight, bias, padding=1)
+
+    assert "WideConv" in type(out.grad_fn).__name__
+    torch.testing.assert_close(out, want)
+    got = torch.autograd.grad((out * upstream).sum(), (x, weight, bias))
+    expected = torch.autograd.grad((want * upstream).sum(), (x, weight, bias))
+    torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_a_wide_convolution_of_frozen_weights_has_a_gradient_of_its_input_alone():
+    x = random(1, 32, 4, 4, seed=0).bfloat16().requires_grad_()
+    weight, bias = random(8, 32, 3, 3, seed=1).bfloat16(), random(8, seed=2).bfloat16()
+    (got,) = torch.autograd.grad(conv3x3(x, weight, bias).sum(), x)
+    (expected,) = torch.autograd.grad(F.conv2d(x, weight, bias, padding=1).sum(), x)
+    torch.testing.assert_close(got, expected)

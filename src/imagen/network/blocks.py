@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from imagen.errors import UserError
-from imagen.network.kernels import group_norm
+from imagen.network.kernels import conv3x3, group_norm
 
 NORM_GROUPS = 32
 """Groups of every GroupNorm, as in ADM; fewer where a group would have less than ``MIN_GROUP_CHANNELS``."""
@@ -68,6 +68,17 @@ class GroupNorm(nn.Module):
         return group_norm(x, self.num_groups, gain, bias)
 
 
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution that keeps the size."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h w"]:
+        assert self.bias is not None
+        return conv3x3(input, self.weight, self.bias)
+
+
 class Upsample(nn.Module):
     """Twice the side, nearest neighbour."""
 
@@ -94,10 +105,10 @@ class ResBlock(nn.Module):
         self.skip_scale = skip_scale
         self.resample = resample
         self.norm1 = GroupNorm(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv3x3(in_channels, out_channels)
         self.scale_shift = unit_init(nn.Linear(emb_width, 2 * out_channels))
         self.norm2 = GroupNorm(out_channels)
-        self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv2 = zero_init(Conv3x3(out_channels, out_channels))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Float[Tensor, "b c_out h_out w_out"]:
