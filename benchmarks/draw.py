@@ -38,23 +38,24 @@ TARGETS = {
 """Utilisation in training that is to be reached on an H100 or H200; the goal beyond is 60 %."""
 
 
-def plain(key: str, digits: str = "{:,.4g}") -> Callable[[Figures], str]:
-    """A figure as it is; nothing where there is none."""
-    return lambda figures: "" if figures.get(key) is None else digits.format(figures[key])
+def digits(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def spread(key: str, low: str, high: str, scale: float = 1.0, digits: str = "{:,.3g}") -> Callable[[Figures], str]:
+def plain(key: str, form: Callable[[float], str] = digits) -> Callable[[Figures], str]:
+    """A figure; nothing where there is none."""
+    return lambda figures: "" if figures.get(key) is None else form(figures[key])
+
+
+def spread(key: str, low: str, high: str, form: Callable[[float], str] = digits) -> Callable[[Figures], str]:
     """A median, and in brackets the least and the most."""
-
-    def cell(figures: Figures) -> str:
-        middle, least, most = (digits.format(figures[name] * scale) for name in (key, low, high))
-        return f"{middle} ({least} to {most})"
-
-    return cell
+    return lambda figures: f"{form(figures[key])} ({form(figures[low])} to {form(figures[high])})"
 
 
-def percent(key: str) -> Callable[[Figures], str]:
-    return plain(key, "{:.1%}")
+def percent(value: float) -> str:
+    """A share."""
+    return f"{value:.2%}" if value < 0.05 else f"{value:.0%}"
 
 
 def gib(figures: Figures) -> str:
@@ -66,7 +67,7 @@ def ratio(name: str) -> Callable[[Figures], str]:
 
     def cell(figures: Figures) -> str:
         value = figures["ratios"].get(name)
-        return spread("median", "low", "high")(value) if isinstance(value, dict) else f"{value:.3g}"
+        return spread("median", "low", "high")(value) if isinstance(value, dict) else digits(value)
 
     return cell
 
@@ -76,7 +77,7 @@ OF_A_STEP: list[Column] = [
     ("pictures/s", plain("images_per_s")),
     ("ms a step", spread("ms", "ms_low", "ms_high")),
     ("TFLOP/s", plain("tflops_per_s")),
-    ("utilisation", percent("utilisation")),
+    ("utilisation", plain("utilisation", percent)),
     ("memory, GiB", gib),
 ]
 
@@ -90,10 +91,10 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         "The moving average's share of a training step (to be at most 2 %)",
         [
             ("batch", plain("batch_size")),
-            ("parameters", plain("parameters", "{:,}")),
+            ("parameters", plain("parameters")),
             ("step, ms", plain("step_ms")),
             ("average, ms", plain("ema_ms")),
-            ("share", spread("share", "share_low", "share_high", 100, "{:.2f} %")),
+            ("share", spread("share", "share_low", "share_high", percent)),
         ],
     ),
     "startup": (
