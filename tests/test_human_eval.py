@@ -289,6 +289,12 @@ def test_a_study_without_a_key_and_ratings_without_answers_are_told(lab_like, tm
         write_report(compose("human_eval_report", ["min_controls_right=2"]), lab_like, [empty])
 
 
+def test_a_missing_package_is_told(lab_like, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "scipy" else object())
+    with pytest.raises(UserError, match=r"needs scipy: pip install 'imagen-lab\[report\]'"):
+        write_report(compose("human_eval_report", []), lab_like, [])
+
+
 def test_what_exists_is_a_path_even_with_an_equals_sign(tmp_path):
     (tmp_path / "lr=0.1").mkdir()
     assert split([f"{tmp_path}/lr=0.1", "B", "seed=1"]) == ([tmp_path / "lr=0.1", Path("B")], ["seed=1"])

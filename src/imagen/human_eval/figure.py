@@ -1,10 +1,8 @@
 """The paper's chart (figure 3, A.15 and A.16): preference rates by kind of prompt, with their intervals."""
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from imagen.errors import UserError
 from imagen.files import Location, atomic_write
 from imagen.human_eval.intervals import Share
 from imagen.human_eval.table import ALL, Row
@@ -15,9 +13,7 @@ INK, FAINT, LINE = "#1c1c1c", "#5d5d5d", "#dcdcdc"
 
 
 def save_figure(rows: Sequence[Row], names: dict[str, str], folder: Location) -> None:
-    """Write ``preferences.png`` and ``.svg``. Raises: UserError without matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("the chart needs matplotlib: pip install 'imagen-lab[report]'")
+    """Write ``preferences.png`` and ``.svg``."""
     import matplotlib
 
     with matplotlib.rc_context({"font.size": 10, "svg.hashsalt": "imagen", "svg.fonttype": "none"}):

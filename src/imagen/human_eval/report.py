@@ -1,5 +1,6 @@
 """Several raters' files into the paper's chart: how often either model is preferred, by kind of prompt."""
 
+import importlib.util
 import json
 import logging
 import math
@@ -24,8 +25,10 @@ def write_report(cfg: DictConfig, study: Path, paths: Sequence[Path]) -> Path:
     """Write ``preferences.csv``, ``.png``, ``.svg`` and, last, ``report.json``; return their folder.
 
     Files that are not this study's are left out with a warning each.
-    Raises: UserError without a key, without an answer, or where no rater is attentive.
+    Raises: UserError without a key, without an answer, where no rater is attentive, or a package is missing.
     """
+    if missing := [name for name in ("matplotlib", "scipy") if importlib.util.find_spec(name) is None]:
+        raise UserError(f"the report needs {' and '.join(missing)}: pip install 'imagen-lab[report]'")
     least = float(cfg.min_controls_right)
     if not 0 <= least <= 1:
         raise UserError(f"min_controls_right={least} must be from 0 to 1")
