@@ -289,6 +289,14 @@ def test_a_study_without_a_key_and_ratings_without_answers_are_told(lab_like, tm
         write_report(compose("human_eval_report", ["min_controls_right=2"]), lab_like, [empty])
 
 
+def test_a_study_without_control_trials_keeps_every_rater(tmp_path):
+    study = make_study(tmp_path, ["a cat", "a dog"], "num_controls=0")
+    file = write_ratings(study, "anna", lambda truth, question: "a", tmp_path)
+    told = read_json(write_report(compose("human_eval_report", []), study, [file]) / "report.json")
+    assert told["min_controls_right"] == 0
+    assert told["raters"] == [{"name": "anna", "controls_right": 0, "controls": 0, "kept": True}]
+
+
 def test_a_missing_package_is_told(lab_like, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "scipy" else object())
     with pytest.raises(UserError, match=r"needs scipy: pip install 'imagen-lab\[report\]'"):

@@ -34,10 +34,9 @@ def build_study(cfg: DictConfig, folder_a: Path, folder_b: Path) -> Path:
     common = [Prompt(text) for text in listed["A"] if text in listed["B"]]
     wanted = common if cfg.prompts == "auto" else read_prompts_and_kinds(cfg.prompts)
     wanted = list({prompt.text: prompt for prompt in wanted}.values())
-    output = make_folder(cfg.output_dir, "output_dir")
-    folder = make_folder(output / "page" / "pictures", "output_dir")
-    assert isinstance(output, Path)
-    assert isinstance(folder, Path)
+    output = Path(cfg.output_dir)
+    folder = output / "page" / "pictures"
+    make_folder(folder, "output_dir")
 
     comparisons = _comparisons(wanted, listed, cfg.num_samples, folder)
     controls = []

@@ -28,7 +28,8 @@ def draw(rows: Sequence[Row], names: dict[str, str]) -> Any:
     from matplotlib.figure import Figure
 
     kinds = list(dict.fromkeys(row.kind for row in rows))
-    figure = Figure(figsize=(9.5, 1.9 + 0.52 * len(kinds)), layout="constrained")
+    figure = Figure(figsize=(9.5, 1.9 + 0.52 * len(kinds)))
+    figure.set_layout_engine("constrained", wspace=0.06)  # else one panel's 100 % touches the other's 0 %
     panels = figure.subplots(1, len(TITLES), sharey=True)
     for axes, (question, title) in zip(panels, TITLES.items(), strict=True):
         for row in (row for row in rows if row.question == question):
@@ -52,7 +53,6 @@ def draw(rows: Sequence[Row], names: dict[str, str]) -> Any:
     figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
     most = max(row.raters for row in rows)
     below = f"share of answers, the rest indifferent; lines: 95 % intervals over raters ({most} raters)"
-    figure.get_layout_engine().set(wspace=0.06)  # else one panel's 100 % touches the other's 0 %
     figure.supxlabel(below, fontsize=9, color=FAINT)
     return figure
 

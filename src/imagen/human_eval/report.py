@@ -34,6 +34,8 @@ def write_report(cfg: DictConfig, study: Path, paths: Sequence[Path]) -> Path:
         raise UserError(f"min_controls_right={least} must be from 0 to 1")
     key, truths = _read_key(study)
     answers = _read_all(paths, key["study"], truths)
+    if not any(truth.right_answer for truth in truths.values()):
+        least = 0.0  # the study has nothing to tell raters apart by
     everyone = raters(answers, truths)
     kept = {rater.name for rater in everyone if rater.attentive(least)}
     for rater in everyone:
@@ -46,7 +48,8 @@ def write_report(cfg: DictConfig, study: Path, paths: Sequence[Path]) -> Path:
     rows = table([one for one in answers if one.rater in kept], truths)
     if not rows:
         raise UserError("there are no answers but to control trials: ask raters to go on")
-    folder = make_folder(cfg.output_dir or study / "report", "output_dir")
+    folder = Path(cfg.output_dir or study / "report")
+    make_folder(folder, "output_dir")
     names = {model: key[model]["name"] for model in ("a", "b")}
     with atomic_write(folder / "preferences.csv") as temporary:
         temporary.write_text(as_csv(rows), encoding="utf-8")
@@ -65,7 +68,6 @@ def write_report(cfg: DictConfig, study: Path, paths: Sequence[Path]) -> Path:
         if row.kind == ALL:
             print(_in_words(row, names))
     print(f"{len(kept)} of {len(everyone)} raters; the chart and the tables are in {folder}")
-    assert isinstance(folder, Path)
     return folder
 
 
@@ -75,7 +77,7 @@ def _read_key(study: Path) -> tuple[dict[str, Any], dict[str, Truth]]:
         _ = key["study"], key["a"]["name"], key["b"]["name"]
         return key, {identity: Truth(**truth) for identity, truth in key["trials"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{study} has no key.json that can be read: give the folder that build wrote it to") from error
+        raise UserError(f"{study} has no key.json that can be read: give the folder of a study") from error
 
 
 def _read_all(paths: Sequence[Path], study: str, truths: dict[str, Truth]) -> list[Answer]:
