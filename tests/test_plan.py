@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 from functools import partial
@@ -156,10 +157,22 @@ def test_what_a_sample_takes_is_what_data_prep_writes():
     assert (run.batch_size, run.steps) == (2048, 2_500_000)
 
 
-def test_utilisation_is_as_told_or_a_target():
-    assert utilisation("imagen_sr256", "h100", assumed(utilisation=0.3)) == (0.3, "as given")
-    share, how = utilisation("imagen_sr256", "h100", assumed())
-    assert (share, how) == (0.4, "a target, not measured")
+def test_utilisation_is_as_told_or_as_measured_on_that_gpu_or_a_target(tmp_path):
+    step = {"utilisation": 0.37, "date": "2026-01-02", "batch_size": 32}
+    steps = {"imagen_sr256": step, "imagen_base64": {"error": "out of memory"}}
+    result = {"device": "NVIDIA H200", "kind": "cuda", "benchmarks": {"train_step": steps}}
+    (tmp_path / "nvidia-h200.json").write_text(json.dumps(result))
+    (tmp_path / "nvidia-x.json").write_text(json.dumps({**result, "device": "NVIDIA X"}))
+    (tmp_path / "cpu.json").write_text(json.dumps({"device": "a CPU", "kind": "cpu", "benchmarks": {}}))
+
+    def found(name: str, device: str, **changed) -> tuple[float, str]:
+        return utilisation(name, device, assumed(**changed), tmp_path)
+
+    assert found("imagen_sr256", "NVIDIA H200", utilisation=0.3) == (0.3, "as given")
+    assert found("imagen_sr256", "NVIDIA H200") == (0.37, "measured on 2026-01-02 at 32 pictures")
+    assert found("imagen_sr256", "NVIDIA H100 80GB HBM3") == (0.4, "a target, not measured")
+    assert found("imagen_base64", "NVIDIA H200") == (0.5, "a target, not measured")
+    assert found("toy", "NVIDIA H200") == (0.4, "a target, not measured")
 
 
 def test_the_plan_of_a_toy_says_what_was_asked():

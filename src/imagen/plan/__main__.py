@@ -41,7 +41,7 @@ def plan(words: list[str], *, markdown: bool) -> str:
     for experiment in wanted:
         cfg = compose("train", [*experiment, *others])
         runs.append(describe(cfg, count(cfg), assumed))
-        shares = {gpu: utilisation(cfg.name, gpu, assumed) for gpu in GPUS if assumed.gpu in (gpu, "all")}
+        shares = {gpu: utilisation(cfg.name, GPUS[gpu].name, assumed) for gpu in GPUS if assumed.gpu in (gpu, "all")}
         parts += [f"### {cfg.name}" if markdown else f"\n== {cfg.name}", page.stage(runs[-1], shares, assumed, draw)]
     for title, text in (
         ("Storage", page.storage(runs, assumed, draw)),

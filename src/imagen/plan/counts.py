@@ -47,9 +47,7 @@ def count(cfg: DictConfig) -> Counts:
         inputs = example(cfg, cfg.data.get("crop") or cfg.resolution)
     kept = _Kept(network)
     with kept, FlopCounterMode(display=False) as forward:
-        output = network(*inputs)
-    with FlopCounterMode(display=False) as backward:
-        output.sum().backward()
+        network(*inputs)
     of_blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in kept.blocks]
     return Counts(
         parameters=summary["parameters"],
@@ -58,7 +56,7 @@ def count(cfg: DictConfig) -> Counts:
         optimizer_bytes=summary["optimizer_bytes"],
         ema_bytes=summary["ema_bytes"],
         forward_flops=forward.get_total_flops(),
-        step_flops=forward.get_total_flops() + backward.get_total_flops(),
+        step_flops=summary["training_flops"],
         kept_bytes=summary["activation_bytes"],
         # of the share that is left, since under autocast nearly all is half as wide as on the meta device
         recomputed_bytes=round(summary["activation_bytes"] * kept.recomputed / kept.whole),
