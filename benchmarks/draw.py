@@ -153,7 +153,9 @@ def _table(cases: dict[str, Figures], columns: list[Column]) -> str:
     names = ["", *(name for name, _ in columns), "measured"]
     lines = [names, ["---"] * len(names)]
     for case, figures in cases.items():
-        how = f"{figures['date']}, torch {figures['torch']}, {figures['threads']} threads"
+        how = (
+            f"{figures['date']}, torch {figures['torch']}, {figures['threads']} thread{'s' * (figures['threads'] > 1)}"
+        )
         if "not_run" not in figures:
             lines.append([f"`{case}`", *(cell(figures) for _, cell in columns), how])
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines) if len(lines) > 2 else ""
@@ -176,9 +178,9 @@ def _targets(files: list[Figures]) -> str:
         f"| {name} | {least:.0%} | {'; '.join(measured.get(preset, [])) or 'unmeasured'} |\n"
         for preset, (name, least) in TARGETS.items()
     ]
-    heading = (
-        "## To be reached on an H100 or H200\n\nUtilisation of the dense bf16 peak in training; 60 % is the goal.\n\n"
-    )
+    none = "" if any(file["kind"] == "cuda" for file in files) else " No GPU has been measured yet."
+    goal = f"Utilisation of the dense bf16 peak in training; 60 % is the goal.{none}"
+    heading = f"## To be reached on an H100 or H200\n\n{goal}\n\n"
     return heading + "| | at least | measured |\n|---|---|---|\n" + "".join(rows)
 
 
