@@ -1,3 +1,4 @@
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from processes import on_two_ranks
+from processes import ROOT, free_port, on_two_ranks, running
 
 from imagen import launching
 from imagen.cli import CONF
@@ -79,3 +80,46 @@ def test_a_launchers_options_compose(launcher: str, module: str):
     assert module in node["_target_"]
     if launcher == "slurm":
         assert (cfg.hydra.launcher.nodes, cfg.hydra.launcher.tasks_per_node) == (4, 8)
+
+
+@pytest.mark.drill
+def test_srun_starts_the_ranks_of_one_run(tmp_path: Path):
+    command = [*TOY, f"output_dir={tmp_path}/out", "max_steps=2", "validate_every_n_steps=2"]
+    common = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "77"}
+    common |= {"SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "MASTER_PORT": str(free_port())}
+    common |= {"SLURM_JOB_NUM_NODES": "1"}
+    with ExitStack() as stack:
+        ranks = []
+        for rank in range(2):
+            own = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+            ranks.append(stack.enter_context(running(command, ROOT, tmp_path / f"{rank}.log", **common, **own)))
+        assert [process.wait(400) for process in ranks] == [0, 0], (tmp_path / "0.log").read_text()
+    (folder,) = tmp_path.glob("out/toy/*")
+    assert (folder / "done.json").is_file()
+
+
+@pytest.mark.drill
+def test_torchrun_starts_the_ranks_of_one_run(tmp_path: Path):
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", *TOY]
+    command += [f"output_dir={tmp_path}/out", "max_steps=2", "validate_every_n_steps=2"]
+    with running(command, ROOT, tmp_path / "log") as process:
+        assert process.wait(400) == 0, (tmp_path / "log").read_text()
+    (folder,) = tmp_path.glob("out/toy/*")
+    assert (folder / "done.json").is_file()
+
+
+@pytest.mark.drill
+def test_a_sweep_trains_each_point_and_refuses_to_start_processes_itself(tmp_path: Path):
+    single = ["train.py", "-m", "hydra/launcher=local", "experiment=toy", "trainer.accelerator=cpu", "callback=[]"]
+    single += [f"output_dir={tmp_path}/out", "max_steps=2", "validate_every_n_steps=2", "seed=0,1"]
+    single += [f"hydra.sweep.dir={tmp_path}/sweep"]
+    with running(single, ROOT, tmp_path / "log") as process:
+        assert process.wait(400) == 0, (tmp_path / "log").read_text()
+    assert len(list(tmp_path.glob("out/toy/*/done.json"))) == 2
+    several = ["train.py", "-m", *TOY[1:], f"output_dir={tmp_path}/several", "seed=0,1"]
+    with running(several, ROOT, tmp_path / "log") as process:
+        assert process.wait(400) == 1
+    said = (tmp_path / "log").read_text()
+    assert "torchrun --standalone --nproc-per-node=2 train.py experiment=toy" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("several/toy/*"))

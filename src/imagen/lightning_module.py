@@ -6,6 +6,8 @@ from typing import Any, cast
 
 import lightning
 import torch
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,7 +23,7 @@ from imagen.strategy import FSDP2
 from imagen.types import Batch
 
 VALIDATION_STEP = -1
-"""Validation batch i draws as step ``VALIDATION_STEP - i``: the same every time, and none of training's draws."""
+"""Global validation batch i draws as step ``VALIDATION_STEP - i``: the same each time, and none of training's draws."""
 
 
 class Clock:
@@ -111,7 +113,8 @@ class DiffusionModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """The averaged network's loss, at noise and noise levels fixed for every rank and batch for the whole run."""
-        address = self.address(batch, VALIDATION_STEP - batch_idx, self.seed)
+        step = VALIDATION_STEP - batch_idx // self.trainer.accumulate_grad_batches  # as in training, so many make one
+        address = self.address(batch, step, self.seed)
         loss = self.loss(self.stage.denoiser, batch, address, training=False)
         count = batch.place.count  # 0: a stand-in for a rank without rows
         self._validated += torch.stack([loss.per_example.mean() * count, loss.per_example.new_tensor(float(count))])
@@ -129,6 +132,19 @@ class DiffusionModule(lightning.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.denoiser.network, self.trainer.global_step + 1)  # the trainer counts after this hook
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's, less its refusal of fused optimizers: they unscale nothing where there is no scaler."""
+        plugin = self.trainer.precision_plugin
+        if getattr(plugin, "scaler", None) is not None:
+            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        return Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def configure_optimizers(self) -> Any:
         """What the loss learns is a group of its own, without weight decay, which would pull it to where it began."""

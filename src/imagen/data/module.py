@@ -178,12 +178,11 @@ class StreamModule(lightning.LightningDataModule, ABC):
         return Loader(deliveries, self._unfit_of("train"), None, self.complete)
 
     def val_dataloader(self) -> Loader:
-        rank, world = self._ranks()
-        # what fits the memory in training does so here
-        order = GlobalOrder(self.shards["val"], self.seed, self._local_batch() * world, self.window, False)
-        stages = [Deal(order, rank, world, 1, 0, False), self._reader("val", order)]
+        # in the parts of training: they fit the memory, and put together they are the same on any number of devices
+        order = GlobalOrder(self.shards["val"], self.seed, self.batch_size, self.window, False)
+        stages = [Deal(order, *self._ranks(), self._accumulated(), 0, False), self._reader("val", order)]
         opened = self._open(stages, min(1, self.num_workers), persistent=True)
-        return Loader(lambda: opened, self._unfit_of("val"), order.batches, self.complete)
+        return Loader(lambda: opened, self._unfit_of("val"), order.batches * self._accumulated(), self.complete)
 
     def state_dict(self) -> dict[str, Any]:
         """The global batches that the trainer has had, and what their order is a function of."""
@@ -208,10 +207,6 @@ class StreamModule(lightning.LightningDataModule, ABC):
 
     def _accumulated(self) -> int:
         return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-
-    def _local_batch(self) -> int:
-        """The most rows that a local batch has."""
-        return -(-self.batch_size // (self._ranks()[1] * self._accumulated()))
 
     def _unfit_of(self, split: str) -> Unfit:
         total = sum(shard.count for shard in self.shards[split])

@@ -226,8 +226,14 @@ class ResampledWebDataset(WebDatasetModule):
 
     def training_stages(self, start: int) -> list[Callable[..., Any]]:
         reading = (self.shards["train"], self._fingerprint(), self.decode("train"), self.seed)
-        place = (*self._ranks(), self._accumulated(), start, self._local_batch())
-        return [Draws(*reading, *place, self.shuffle_buffer, self.flip)]
+        (rank, world), accumulated = self._ranks(), self._accumulated()
+        local, rest = divmod(self.batch_size, world * accumulated)
+        if rest:
+            raise UserError(
+                f"batch_size={self.batch_size} must be a multiple of {world} process(es) x {accumulated} "
+                "micro-batch(es) with data=webdataset_resampled, of which each draws its own: change one of them"
+            )
+        return [Draws(*reading, rank, world, accumulated, start, local, self.shuffle_buffer, self.flip)]
 
     def _order(self) -> dict[str, int]:
         return {}  # drawn anew whatever has changed

@@ -1,5 +1,7 @@
 """The whole network in every process, the gradients averaged (Li et al. 2020, arXiv 2006.15704)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 from lightning.pytorch.strategies import DDPStrategy
@@ -33,3 +35,11 @@ class DDP(DDPStrategy):
             bucket_cap_mb=bucket_cap_mb,
             broadcast_buffers=False,  # of which newer versions of torch warn: its successor is not in the older ones
         )
+        self._passed_once = False
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """While micro-batches accumulate, but in the very first pass, in which a static graph is found."""
+        with super().block_backward_sync() if self._passed_once else nullcontext():
+            yield
+        self._passed_once = True
