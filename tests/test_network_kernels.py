@@ -82,3 +82,8 @@ def test_a_wide_convolution_of_frozen_weights_has_a_gradient_of_its_input_alone(
     (got,) = torch.autograd.grad(conv3x3(x, weight, bias).sum(), x)
     (expected,) = torch.autograd.grad(F.conv2d(x, weight, bias, padding=1).sum(), x)
     torch.testing.assert_close(got, expected)
+
+
+def test_attend_without_a_mask_sees_every_key():
+    q, k, v = random(2, 2, 1, 4, seed=0), random(2, 3, 1, 4, seed=1), random(2, 3, 1, 4, seed=2)
+    torch.testing.assert_close(attend(q, k, v, None), attend(q, k, v, torch.ones(2, 3, dtype=torch.bool)))

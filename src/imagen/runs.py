@@ -36,6 +36,7 @@ NOT_IDENTITY = {
     "trainer": ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps"),
     "data": ("num_workers", "multiprocessing_context", "made_by"),
     "text_encoder": ("path",),
+    "optimizer": ("fused",),
 }
 """Keys that change where and how fast a run goes, never what it learns; they are left out of its hash."""
 
@@ -50,7 +51,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def config_hash(config: dict[str, Any]) -> str:
     """Eight hex digits over the resolved config less devices, workers, loggers and paths."""
     identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY[""]}
-    for section in ("trainer", "data", "text_encoder"):
+    for section in NOT_IDENTITY.keys() - {""}:
         identity[section] = {k: v for k, v in (config.get(section) or {}).items() if k not in NOT_IDENTITY[section]}
     if "root" in identity["data"]:  # a data set's name belongs to the run, the place where it lies does not
         identity["data"]["root"] = Path(identity["data"]["root"]).name

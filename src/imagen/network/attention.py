@@ -62,8 +62,8 @@ class NoTextKeys(nn.Module):
 
     def forward(
         self, k: Float[Tensor, "b j k c"], v: Float[Tensor, "b j k c"], text: TextEmbedding
-    ) -> tuple[Float[Tensor, "b j k c"], Float[Tensor, "b j k c"], Bool[Tensor, "b j"]]:
-        return k, v, k.new_ones(k.shape[:2], dtype=torch.bool)
+    ) -> tuple[Float[Tensor, "b j k c"], Float[Tensor, "b j k c"], None]:
+        return k, v, None
 
 
 class SelfAttention(nn.Module):

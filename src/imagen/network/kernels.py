@@ -43,26 +43,36 @@ def attend(
     q: Float[Tensor, "b s k c"],
     k: Float[Tensor, "b j k c"],
     v: Float[Tensor, "b j k c"],
-    visible: Bool[Tensor, "b j"],
+    visible: Bool[Tensor, "b j"] | None,
 ) -> Float[Tensor, "b s kc"]:
-    """Softmax attention of every head over the visible keys; each example must have at least one."""
+    """Softmax attention of every head over the visible keys; each example must have at least one.
+
+    None says that all are: a mask, even one that hides nothing, would rule out the flash kernel on GPUs.
+    """
     q, k, v = (a.transpose(1, 2) for a in (q, k, v))
     if q.device.type == "cpu":
         out = _attend_cpu(q, k, v, visible)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
+        mask = None if visible is None else visible[:, None, None, :]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)
 
 
+@torch.autocast("cpu", enabled=False)  # it would widen the weights to float32; softmax sums in that in any case
 def _attend_cpu(
-    q: Float[Tensor, "b k s c"], k: Float[Tensor, "b k j c"], v: Float[Tensor, "b k j c"], visible: Bool[Tensor, "b j"]
+    q: Float[Tensor, "b k s c"],
+    k: Float[Tensor, "b k j c"],
+    v: Float[Tensor, "b k j c"],
+    visible: Bool[Tensor, "b j"] | None,
 ) -> Float[Tensor, "b k s c"]:
     heads = q.shape[1]
-    hidden = torch.zeros(visible.shape, dtype=q.dtype, device=q.device).masked_fill(~visible, float("-inf"))
-    hidden = hidden.repeat_interleave(heads, dim=0)[:, None, :]
+    hidden = torch.zeros(1, 1, 1, dtype=q.dtype, device=q.device)
+    if visible is not None:
+        hidden = hidden.expand(len(q), 1, visible.shape[1]).masked_fill(~visible[:, None], float("-inf"))
+        hidden = hidden.repeat_interleave(heads, dim=0)
     scale = q.shape[-1] ** -0.5
     weights = torch.baddbmm(hidden, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=scale).softmax(dim=-1)
-    return torch.bmm(weights.to(v.dtype), v.flatten(0, 1)).unflatten(0, (-1, heads))
+    return torch.bmm(weights, v.flatten(0, 1)).unflatten(0, (-1, heads))
 
 
 class _WideConvCPU(torch.autograd.Function):
