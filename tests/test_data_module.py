@@ -130,10 +130,23 @@ def test_the_batch_size_is_global(world: int, accumulate: int, local: int):
     assert len(next(iter(module.train_dataloader()))) == local
 
 
-@pytest.mark.parametrize(("world", "accumulate"), [(3, 1), (1, 5), (16, 1)])
-def test_a_batch_that_does_not_divide_is_refused(world: int, accumulate: int):
-    with pytest.raises(UserError, match=f"batch_size=8 .* {world} process.* {accumulate} accumulated"):
-        synthetic(place(world=world, accumulate=accumulate)).train_dataloader()
+@pytest.mark.parametrize(("world", "accumulate"), [(3, 1), (1, 5), (2, 3)])
+def test_a_batch_that_does_not_divide_is_dealt_as_evenly_as_can_be(world: int, accumulate: int):
+    counts = []
+    for rank in range(world):
+        iterator = iter(synthetic(place(rank=rank, world=world, accumulate=accumulate)).train_dataloader())
+        counts += [next(iterator).place.count for _ in range(accumulate)]
+    assert sum(counts) == 8
+    assert max(counts) - min(counts) <= 1
+
+
+def test_validation_batches_are_cut_as_training_is_and_have_every_picture_once():
+    whole, cut = synthetic(place()), synthetic(place(accumulate=4))
+    assert len(cut.val_dataloader()) == 4 * len(whole.val_dataloader())
+    parts = [batch for batch in cut.val_dataloader() if batch.place.count]
+    assert max(len(batch) for batch in parts) == 2
+    found = [key for batch in parts for key in batch.key]
+    assert found == [key for batch in whole.val_dataloader() for key in batch.key]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
