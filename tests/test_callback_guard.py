@@ -41,7 +41,7 @@ def states(folder: RunFolder) -> dict[int, dict]:
     return {int(path.stem[-9:]): read_checkpoint(path) for path in folder.all_checkpoints()}
 
 
-@pytest.mark.parametrize("optimizer", ["optimizer.lr=2.0e-3", "+optimizer.fused=true", "optimizer=adafactor"])
+@pytest.mark.parametrize("optimizer", ["optimizer.fused=true", "optimizer.fused=false", "optimizer=adafactor"])
 def test_a_step_without_a_finite_loss_changes_nothing_and_counts(tmp_path, monkeypatch, optimizer):
     spoil(monkeypatch, lambda step, _: step == 3)
     folder = train(toy(tmp_path, optimizer, "callback.checkpoint.every_n_steps=1", "callback.checkpoint.keep=9"))
