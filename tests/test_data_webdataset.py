@@ -359,6 +359,13 @@ def resampled(root: Path, **changed) -> ResampledWebDataset:
     return module
 
 
+def test_ranks_that_draw_by_themselves_need_a_batch_that_divides(root: Path):
+    module = resampled(root)
+    module.trainer = place(0, 3)  # type: ignore[assignment]
+    with pytest.raises(UserError, match="batch_size=4 must be a multiple of 3 process"):
+        next(iter(module.train_dataloader()))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resampled_shards_give_full_batches_for_ever(root: Path, workers: int):
     batches = take(resampled(root, num_workers=workers).train_dataloader(), 40)
