@@ -43,7 +43,7 @@ def test_summary_of_a_network_built_for_real():
     assert summary["shapes"]["output"] == [1, 3, 16, 16]
 
 
-def test_adafactors_state_is_counted_where_it_cannot_step():
+def test_adafactors_state_is_counted_as_it_will_be():
     cfg = compose("train", ["experiment=toy", "optimizer=adafactor"])
     network = build.build_network(cfg)
     optimizer = build.instantiate(cfg.optimizer)(network.parameters())

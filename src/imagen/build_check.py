@@ -59,13 +59,6 @@ def _check_base(cfg: DictConfig) -> None:
 
 def _check_optimizer(cfg: DictConfig) -> None:
     """Raises: UserError if the optimizer does not take its settings, which it would say as late as training starts."""
-    strategy = cfg.trainer.strategy
-    sharded = isinstance(strategy, DictConfig) and str(strategy.get("_target_")) == "imagen.strategy.FSDP2"
-    if sharded and str(cfg.optimizer.get("_target_")) == "torch.optim.Adafactor":
-        raise UserError(
-            "optimizer=adafactor does not go with trainer=fsdp2, since torch's factors whole weights alone: set "
-            "optimizer=adamw, or trainer=ddp, where adafactor's small state leaves room"
-        )
     try:
         instantiate(cfg.lr_scheduler)(instantiate(cfg.optimizer)([nn.Parameter(torch.zeros(1))]))
     except UserError:

@@ -35,6 +35,7 @@ CHOICES = (
 
 ALLOWED_TARGETS = (
     *(f"imagen.{choice}." for choice in CHOICES),
+    "imagen.adafactor.",
     "torch.optim.",
     "lightning.pytorch.",
     "lightning.Trainer",
@@ -42,7 +43,13 @@ ALLOWED_TARGETS = (
 )
 """What a config may name. A config travels inside weights, and so may come from anyone."""
 
-HOMES = (*(f"imagen.{choice}" for choice in CHOICES), "torch.optim", "lightning.pytorch", "transformers.optimization")
+HOMES = (
+    *(f"imagen.{choice}" for choice in CHOICES),
+    "imagen.adafactor",
+    "torch.optim",
+    "lightning.pytorch",
+    "transformers.optimization",
+)
 """Where what it names must have been defined: ``imagen.data.module.os.system`` begins well and ends badly."""
 
 
