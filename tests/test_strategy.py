@@ -9,10 +9,8 @@ import torch
 from processes import train_on_two_ranks
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-from imagen import build_check
 from imagen.checkpoints import read_checkpoint
 from imagen.cli import compose
-from imagen.errors import UserError
 from imagen.runs import read_weights
 from imagen.strategy import DDP
 from imagen.training import train
