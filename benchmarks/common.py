@@ -10,7 +10,6 @@ import fcntl
 import json
 import platform
 import re
-import resource
 import shlex
 import statistics
 import subprocess
@@ -24,29 +23,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from imagen.devices import peak_flops
 from imagen.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-
-PEAKS = {
-    "B200": 2250e12,
-    "GH200": 989.4e12,
-    "H200": 989.4e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835.5e12,
-    "H100": 989.4e12,
-    "A100": 312e12,
-    "A30": 165e12,
-    "A10G": None,  # cut down from the A10; its maker states no figure
-    "A10": 125e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "RTX 4090 D": None,
-    "RTX 4090": 165.2e12,
-    "RTX 3090": 71e12,
-}
-"""Dense bf16 FLOP/s by the makers' data sheets, sums in float32; the first name that a device's own contains counts."""
 
 
 def device_name(device: torch.device) -> str:
@@ -62,11 +42,6 @@ def _cpu_name() -> str:
     except OSError:
         said = None
     return " ".join(said.group(1).split()) if said else platform.processor() or platform.machine()
-
-
-def peak_flops(name: str) -> float | None:
-    """The dense bf16 peak of a GPU of that name; None where the table has none."""
-    return next((peak for known, peak in PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
 
 
 def ceiling(device: torch.device) -> float | None:
@@ -126,19 +101,6 @@ def synchronize(device: torch.device) -> None:
     """Wait for the device's work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that CUDA's allocator has given out, or of a CPU the process's resident peak, torch included."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:  # not getrusage: on Linux its peak is also that of the process which started this one
-        said = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        said = None
-    if said:
-        return 1024 * int(said.group(1))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -11,13 +11,14 @@ from argparse import Namespace
 from typing import Any
 
 import torch
-from common import peak_memory, rounded, timed
+from common import rounded, timed
 from kinds import milliseconds_by_kind
 from omegaconf import DictConfig
 from presets import parser_of_presets, run, text_of
 
 from imagen import build
 from imagen.denoiser import Denoiser
+from imagen.devices import peak_memory
 from imagen.randomness import generator_of
 from imagen.stage import Stage
 from imagen.summary import summarize

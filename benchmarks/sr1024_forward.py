@@ -11,10 +11,11 @@ import time
 from typing import Any
 
 import torch
-from common import parser_of, peak_memory, prepare, record, synchronize
+from common import parser_of, prepare, record, synchronize
 
 from imagen import build
 from imagen.cli import compose
+from imagen.devices import peak_memory
 from imagen.types import Conditioning, TextEmbedding
 
 OVERRIDES = ["data=synthetic", "text_encoder=t5_xxl", "network=efficient_unet_sr1024"]

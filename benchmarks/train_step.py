@@ -11,12 +11,13 @@ from argparse import Namespace
 from typing import Any
 
 import torch
-from common import peak_memory, rounded, timed
+from common import rounded, timed
 from kinds import milliseconds_by_kind
 from omegaconf import DictConfig
 from presets import parser_of_presets, run
 from step import TrainingStep, batch_size_of, least_cost
 
+from imagen.devices import peak_memory
 from imagen.summary import summarize
 
 

@@ -83,17 +83,6 @@ def test_the_profiler_tells_what_a_call_is_made_of(bench):
     assert "pointwise" not in found  # it was part of the average
 
 
-def test_a_peak_belongs_to_a_gpu_whose_name_is_known(bench):
-    peak = bench("common").peak_flops
-    assert peak("NVIDIA H200") == peak("NVIDIA H100 80GB HBM3") == 989.4e12
-    assert peak("NVIDIA H100 PCIe") == 756e12
-    assert peak("NVIDIA A100-SXM4-80GB") == 312e12
-    assert peak("NVIDIA L40S") == 362e12
-    assert peak("NVIDIA L4") == 121e12
-    assert peak("NVIDIA GeForce RTX 4090 D") is None
-    assert peak("Some GPU of tomorrow") is None
-
-
 def test_an_entry_takes_the_place_of_its_older_self_alone(bench, tmp_path):
     record = bench("common").record
     for case, value in (("b", 1), ("a", 2), ("b", 3)):

