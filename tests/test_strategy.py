@@ -106,7 +106,6 @@ def test_a_checkpoint_of_any_kind_goes_on_under_every_other(tmp_path: Path, shar
             torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-5)
 
 
-
 def test_gradients_may_travel_in_half_the_bytes():
     options = {"gradient_as_bucket_view": True, "static_graph": True, "bucket_cap_mb": 1, "timeout_minutes": 1}
     assert DDP(bf16_gradients=False, **options)._ddp_comm_hook is None

@@ -203,9 +203,13 @@ def _owned(denoise: Denoise) -> Denoise:
     def owned(x_t: Float[Tensor, "b 3 h w"], logsnr: Float[Tensor, " b"], cond: Conditioning) -> Prediction:
         torch.compiler.cudagraph_mark_step_begin()
         said = denoise(x_t, logsnr, cond)
-        return Prediction(*(None if part is None else part.clone() for part in (said.x0, said.renoise_x0, said.gamma)))
+        return Prediction(said.x0.clone(), _copy(said.renoise_x0), _copy(said.gamma))
 
     return owned
+
+
+def _copy(part: Tensor | None) -> Tensor | None:
+    return None if part is None else part.clone()
 
 
 def _through(levels: Float[Tensor, " _"], logsnr: float) -> Float[Tensor, " _"]:

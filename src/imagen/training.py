@@ -172,7 +172,7 @@ def _fit(
 
 
 def _finish(folder: RunFolder, module: DiffusionModule, trainer: lightning.Trainer) -> None:
-    state = module.state_to_export()
+    state = module.state_to_export(keep=trainer.is_global_zero)
     if not trainer.is_global_zero:
         return
     provenance, step = module.provenance(), trainer.global_step

@@ -89,7 +89,9 @@ def _pictures(shard: Shard) -> Iterator[Raw]:
     """Only what has a picture is a sample."""
     for key, content in _undamaged(shard.images, PICTURE_FIELDS):
         if content.get("picture") is not None:
-            yield Raw(str(shard.images), key, **content, shape=shard.shape)
+            raw = Raw(str(shard.images), key, shape=shard.shape)
+            raw.picture, raw.caption, raw.info = (content.get(field) for field in ("picture", "caption", "info"))
+            yield raw
 
 
 def _texts(tar: Location, fingerprint: dict[str, Any] | None) -> Iterator[tuple[str, bytes]]:

@@ -73,7 +73,11 @@ def pack(parts: dict[str, Tensor], caption_hash: str) -> bytes:
     """A member of coded tokens [n d] on the CPU; ``caption_hash`` (hex) goes into its header as base64, without =."""
     short = base64.b64encode(bytes.fromhex(caption_hash)).rstrip(b"=")
     before, after, order = _frame(tuple((name, part.dtype, part.shape) for name, part in parts.items()), len(short))
-    return b"".join([before, short, after, *(parts[name].contiguous().view(torch.uint8).numpy() for name in order)])
+    return b"".join([before, short, after, *(_bytes(parts[name]) for name in order)])
+
+
+def _bytes(part: Tensor) -> memoryview:
+    return part.contiguous().view(torch.uint8).numpy().data
 
 
 @functools.lru_cache(4096)  # of each length of captions one, and to ask safetensors anew costs five times as much
