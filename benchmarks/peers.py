@@ -78,15 +78,17 @@ class Worker:
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         if not (line := self.process.stdout.readline()):
-            raise RuntimeError(f"{self.peer} ended with status {self.process.wait()}; its own words are above")
+            with self.process:
+                pass  # closes its pipes and waits
+            raise RuntimeError(f"{self.peer} ended with status {self.process.returncode}; its own words are above")
         return json.loads(line)
 
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        with self.process:  # which closes its pipes and waits
+            self.process.kill()
 
 
 def compare(peer: str, table: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
