@@ -169,10 +169,10 @@ def test_a_second_run_draws_nothing_and_a_third_only_what_is_missing(root, capsy
 
 def test_a_smaller_set_leaves_no_old_shards(tmp_path):
     openmoji.draw_set(config(tmp_path, "sizes=[16]"))
-    openmoji.draw_set(config(tmp_path, "sizes=[16]", "limit=6", "validation=0"))
+    openmoji.draw_set(config(tmp_path, "sizes=[16]", "limit=6", "validation=0.0"))
     assert len(samples(tmp_path / "train" / "images-16")) == 6
     assert not list((tmp_path / "val").rglob("*.tar"))
-    openmoji.draw_set(config(tmp_path, "sizes=[16]", "limit=6", "validation=0"))
+    openmoji.draw_set(config(tmp_path, "sizes=[16]", "limit=6", "validation=0.0"))
 
 
 @pytest.mark.parametrize("override", ["sizes=[48]", "sizes=[]", "shard_size=0", "validation=1", "limit=0"])
