@@ -80,6 +80,7 @@ def test_a_launchers_options_compose(launcher: str, module: str):
     assert module in node["_target_"]
     if launcher == "slurm":
         assert (cfg.hydra.launcher.nodes, cfg.hydra.launcher.tasks_per_node) == (4, 8)
+        assert cfg.hydra.launcher.additional_parameters.signal.startswith("USR1@")  # to which Checkpoint listens
 
 
 @pytest.mark.drill
