@@ -3,6 +3,7 @@
 import os
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def remove_checkpoint(path: Path) -> None:
 def set_aside(path: Path) -> Path:
     """Rename a damaged checkpoint so that it counts as one no more; nothing of it is lost."""
     aside = path.with_name(f"{path.name}.damaged")
-    if path.exists():  # another process of the training may have been here
+    with suppress(FileNotFoundError):  # another process of the training may have been here
         os.replace(path, aside)
     return aside
 
