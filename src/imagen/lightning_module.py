@@ -102,7 +102,7 @@ class DiffusionModule(lightning.LightningModule):
 
     def _log_trained(self, part: Tensor, batch_size: int) -> None:
         """When it is due, log the mean over the step's global batch: all that ranks and micro-batches have of it."""
-        self._trained = self._trained.to(part.device) + part
+        self._trained = self._trained + part  # the zero to begin with stays on the host: to send it would wait
         if self.trainer.fit_loop._should_accumulate():
             return
         total, self._trained = self._trained, torch.zeros(())
