@@ -33,7 +33,7 @@ class Guard(lightning.Callback):
     to the last good checkpoint, at most ``max_rollbacks`` times, or stops. At most ``max_saved`` batches are saved.
 
     A loss more than ``spike_score`` robust standard deviations above the median of the last ``spike_window`` goes to
-    ``faults/spikes.jsonl`` with the batch's keys.
+    ``faults/spikes_rank_<r>.jsonl`` with the batch's keys.
 
     The gradient's norm is computed once more than clipping does, and read by the host a step later. A fused optimizer
     skips on the device; for any other the host waits for the norm.

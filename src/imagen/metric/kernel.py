@@ -1,7 +1,7 @@
-"""Kernel distances (squared maximum mean discrepancies): unbiased in the number of pictures, unlike Fréchet's.
+"""Kernel distances (squared maximum mean discrepancies): of few pictures they say more than Fréchet's.
 
-KID: a cubic kernel on Inception's features (Bińkowski et al. 2018, arXiv 1801.01401), by torchmetrics. CMMD: a Gaussian
-kernel on CLIP's (Jayasumana et al. 2024, arXiv 2401.09603).
+KID: a cubic kernel on Inception's features, by an estimate without bias in their number (Bińkowski et al. 2018, arXiv
+1801.01401), torchmetrics'. CMMD: a Gaussian kernel on CLIP's (Jayasumana et al. 2024, arXiv 2401.09603).
 """
 
 import warnings
