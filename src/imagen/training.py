@@ -4,7 +4,8 @@ import os
 import re
 import signal
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,6 +90,8 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
     if failed or trainer.global_step < cfg.max_steps:
         by = f" by {signal.Signals(number).name}" if number else ""  # or by something else, Lightning's max_time say
         print(f"stopped at step {trainer.global_step}{by}; the same command goes on from there")
+        with _naming_the_others(trainer):
+            trainer.strategy.barrier()  # whoever ends with a status has the others killed, as they write it may be
         raise SystemExit(128 + (number or 0))
     _finish(folder, module, trainer)
     return True
@@ -159,16 +162,23 @@ def _fit(
     with warnings.catch_warnings():
         for expected in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=f".*{expected}")
-        try:
+        with _naming_the_others(trainer):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-        except RuntimeError as error:
-            if trainer.world_size > 1 and any(name in str(error).lower() for name in ("gloo", "nccl")):
-                reason = re.sub(r"^\[\S+\] |\. .*", "", str(error).strip().splitlines()[0])
-                raise UserError(
-                    f"another process of this training has ended or no longer answers ({reason}): see what it said; "
-                    "the same command goes on from the newest checkpoint"
-                ) from error
-            raise
+
+
+@contextmanager
+def _naming_the_others(trainer: lightning.Trainer) -> Iterator[None]:
+    """Raises: UserError in place of what torch says where another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.world_size > 1 and any(name in str(error).lower() for name in ("gloo", "nccl")):
+            reason = re.sub(r"^\[\S+\] |\. .*", "", str(error).strip().splitlines()[0])
+            raise UserError(
+                f"another process of this training has ended or no longer answers ({reason}): see what it said; "
+                "the same command goes on from the newest checkpoint"
+            ) from error
+        raise
 
 
 def _finish(folder: RunFolder, module: DiffusionModule, trainer: lightning.Trainer) -> None:
