@@ -2,7 +2,7 @@ import pytest
 
 from imagen.checkpoints import checkpoint_name, write_checkpoint
 from imagen.errors import UserError
-from imagen.resume import Past, forget_after, go_back, past_of
+from imagen.resume import Past, differences, forget_after, go_back, past_of
 from imagen.runs import RunFolder
 
 CONFIG = {"max_steps": 10, "resume": "auto", "init_from": None, "network": {"_target_": "a.U", "width": 4}, "data": 1}
@@ -77,6 +77,19 @@ def test_what_a_checkpoint_is_a_state_of_must_not_differ(folder):
     with pytest.raises(UserError, match=r"network\.width 4 there, 8 here"):
         past_of({**CONFIG, "network": {"_target_": "a.U", "width": 8}, "data": 2}, folder)
     assert past_of({**CONFIG, "data": 2}, folder).step == 6
+
+
+def test_what_changes_nothing_learnt_or_takes_effect_anew_may_differ():
+    there = {"_target_": "a.Adafactor", "lr": 0.1, "fused": True, "min_factored": 128}
+    encoder = {"_target_": "a.T5", "path": "/here", "max_length": 8}
+    here = {**there, "lr": 0.2, "fused": False}
+    old = {"optimizer": there, "text_encoder": encoder, "data": {"root": "a"}}
+    assert differences(old, {"optimizer": here, "text_encoder": {**encoder, "path": "/there"}, "data": {}}) == []
+    changed = {"optimizer": {**here, "min_factored": 1}, "text_encoder": {**encoder, "max_length": 9}}
+    assert differences(old, changed) == [
+        "optimizer.min_factored 128 there, 1 here",
+        "text_encoder.max_length 8 there, 9 here",
+    ]
 
 
 def test_what_is_later_is_forgotten(folder):

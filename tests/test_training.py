@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from imagen.callback import Checkpoint
 from imagen.checkpoints import read_checkpoint
 from imagen.cli import compose
 from imagen.errors import UserError
+from imagen.lightning_module import DiffusionModule
 from imagen.runs import RunFolder, read_weights
 from imagen.training import train
 
@@ -165,8 +167,8 @@ def test_a_checkpoint_of_another_config_is_refused_with_what_differs(uninterrupt
     checkpoint = uninterrupted.all_checkpoints()[-1]
     for overrides, said in (
         (
-            ["network.width=32", "optimizer.lr=0.5"],
-            r"network\.width 16 there, 32 here, optimizer\.lr 0\.002 there",
+            ["network.width=32", "optimizer=adafactor"],
+            r"network\.width 16 there, 32 here, optimizer AdamW there, Adafactor here",
         ),
         (["ema=none"], "ema ExponentialEMA there, NoEMA here"),
         (["max_steps=5"], "is at step 6 already, past max_steps=5"),
@@ -185,6 +187,33 @@ def test_a_finished_run_is_trained_longer_from_its_checkpoint_and_stopped_goes_o
     folder = train(toy(tmp_path, *longer))
     assert json.loads(folder.done.read_text())["step"] == 9
     assert min(row["step"] for row in rows(folder)) == 7  # the second sitting went on from the first, not from 6
+
+
+def test_what_the_guard_advises_is_so_a_checkpoint_goes_on_with_a_lower_rate(tmp_path, monkeypatch):
+    plain = DiffusionModule.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            DiffusionModule,
+            "training_step",
+            lambda self, *args: plain(self, *args) * (math.nan if self.trainer.global_step >= 4 else 1.0),
+        )
+        stops = ["callback=[checkpoint,guard]", "callback.guard.max_in_a_row=1", "callback.guard.then=stop"]
+        with pytest.raises(UserError, match=r"go on from a checkpoint .* a lower optimizer\.lr say, by resume="):
+            train(toy(tmp_path / "one", *stops, "callback.checkpoint.keep=9"))
+    (good,) = (tmp_path / "one").rglob("step_000000004.ckpt")
+    none, lower = (
+        train(toy(tmp_path / "two", f"resume={good}", f"optimizer.lr={lr}", "optimizer.fused=false"))
+        for lr in (0.0, 0.001)
+    )
+    begun, still, moved = (read_checkpoint(path) for path in (good, *(f.all_checkpoints()[-1] for f in (none, lower))))
+    weights = [name for name in begun["state_dict"] if name.startswith("denoiser.")]
+    for name in weights:
+        assert torch.equal(still["state_dict"][name], begun["state_dict"][name])
+    assert any(not torch.equal(moved["state_dict"][name], begun["state_dict"][name]) for name in weights)
+    assert begun["lr_schedulers"][0]["base_lrs"] == [0.002]
+    assert moved["lr_schedulers"][0]["base_lrs"] == [0.001]
+    (group,) = moved["optimizer_states"][0]["param_groups"]
+    assert (group["initial_lr"], group["fused"]) == (0.001, False)
 
 
 def test_garbage_to_resume_from_is_told(tmp_path):

@@ -16,7 +16,7 @@ from imagen.checkpoints import (
 )
 from imagen.errors import UserError
 from imagen.faults import Rollback, write_rollbacks
-from imagen.runs import RunFolder
+from imagen.runs import NOT_IDENTITY, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,9 @@ STATEFUL = {
     *("parameterization", "weighting", "optimizer", "ema"),
 }
 """What a checkpoint is a state of: these must not change where training goes on from it; all else may."""
+
+SHAPING = {"optimizer": ("_target_", "min_factored")}
+"""Of a section, what alone its state depends on: the optimizer's other settings take effect anew."""
 
 
 @dataclass(frozen=True)
@@ -88,21 +91,35 @@ def forget_after(folder: RunFolder, step: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """What a checkpoint's weights and optimizer state were made for, where the config in hand says otherwise.
 
     Keys that only one of the two has are of another version of the project, and pass.
     """
+    sections = sorted(there.keys() & here.keys() & STATEFUL)
+    old, new = ({key: _shaping(key, config[key]) for key in sections} for config in (there, here))
+    return _differences(old, new, "")
+
+
+def _shaping(section: str, value: Any) -> Any:
+    """A section less what changes nothing in its state."""
+    if not isinstance(value, dict):
+        return value
+    kept = set(SHAPING.get(section, value)) - set(NOT_IDENTITY.get(section, ()))
+    return {key: value[key] for key in value if key in kept}
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str) -> list[str]:
     found: list[str] = []
-    for key in sorted(there.keys() & here.keys() if prefix else there.keys() & here.keys() & STATEFUL):
+    for key in sorted(there.keys() & here.keys()):
         old, new, name = there[key], here[key], f"{prefix}{key}"
         if isinstance(old, dict) and isinstance(new, dict):
             old_class, new_class = (str(node.get("_target_")).rpartition(".")[2] for node in (old, new))
             if old_class == new_class:
-                found += differences(old, new, f"{name}.")
+                found += _differences(old, new, f"{name}.")
             else:  # the keys of another option are beside the point
                 found.append(f"{name} {old_class} there, {new_class} here")
-        elif old != new and name != "text_encoder.path":  # where a thing lies is not what it is
+        elif old != new:
             found.append(f"{name} {old} there, {new} here")
     return found
 
