@@ -64,7 +64,7 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_counts(tmp_path, monke
 
 def test_the_batch_of_a_skipped_step_can_be_looked_at(tmp_path, monkeypatch):
     spoil(monkeypatch, lambda step, _: step == 3)
-    cfg = toy(tmp_path, "trainer.accumulate_grad_batches=2")
+    cfg = toy(tmp_path, "micro_batch_size=2")
     folder = train(cfg)
     monkeypatch.undo()
     files = sorted(path.name for path in folder.faults.iterdir())
@@ -107,6 +107,20 @@ def test_many_in_a_row_take_the_run_back_and_other_draws_bring_it_through(tmp_pa
     assert json.loads(folder.done.read_text())["step"] == 8
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [row["step"] for row in rows if row["name"] == "train/loss"] == list(range(1, 9))
+
+
+def test_ways_back_that_led_on_are_not_counted(tmp_path, monkeypatch, capsys):
+    seeds: list[int] = []
+
+    def astray(step: int, module: DiffusionModule) -> bool:
+        seeds.extend({module.training_seed} - set(seeds))
+        return seeds.index(module.training_seed) < 2 and step >= 3 * len(seeds)  # from 3 on, and from 6 on
+
+    spoil(monkeypatch, astray)
+    options = ["callback.guard.max_in_a_row=2", "callback.guard.max_rollbacks=1", "callback.checkpoint.keep=9"]
+    folder = train(toy(tmp_path, *options, "max_steps=10"))
+    assert [(way.failed, way.back_to) for way in read_rollbacks(folder.faults, 10)] == [(5, 2), (8, 6)]
+    assert capsys.readouterr().out.count("for time 1 of 1") == 2
 
 
 @pytest.mark.parametrize(("then", "times"), [("rollback", 1), ("stop", 0)])

@@ -5,13 +5,18 @@ import pytest
 import torch
 
 from imagen.checkpoints import (
+    PARTIAL,
+    PARTS,
+    SHARED,
     DamagedError,
     check_whole,
     checkpoint_name,
     checkpoint_step,
     read_checkpoint,
     remove_checkpoint,
+    remove_partial,
     set_aside,
+    size_and_crc,
     write_checkpoint,
 )
 
@@ -64,14 +69,44 @@ def test_a_disk_that_fails_says_so_and_leaves_what_was_there(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def shared_folder(path: Path) -> Path:
+    """As two processes write it together."""
+    path.mkdir()
+    parts = ("__0_0.distcp", "__1_0.distcp")
+    for name in parts:
+        (path / name).write_bytes(name.encode() * 1000)
+    known = {name: size_and_crc(path / name) for name in parts}
+    write_checkpoint({"imagen": {}, "global_step": 3, PARTS: known}, path / SHARED)
+    return path
+
+
 def test_a_folder_of_several_processes_is_whole_with_what_is_written_last(tmp_path):
-    folder = tmp_path / "a.ckpt"
-    folder.mkdir()
-    with pytest.raises(DamagedError, match=r"lacks meta\.pt"):
-        check_whole(folder)
-    torch.save({"imagen": {}, "global_step": 3}, folder / "meta.pt")
+    folder = shared_folder(tmp_path / "a.ckpt")
     check_whole(folder)
     assert read_checkpoint(folder)["global_step"] == 3
+    (folder / SHARED).unlink()
+    with pytest.raises(DamagedError, match=r"lacks meta\.pt"):
+        check_whole(folder)
+
+
+@pytest.mark.parametrize("name", ["__1_0.distcp", SHARED])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_damage_to_a_part_of_a_folder_is_noticed(tmp_path, name, damage):
+    folder = shared_folder(tmp_path / "a.ckpt")
+    content = bytearray((folder / name).read_bytes())
+    content[content.index(b"distcp")] ^= 1
+    (folder / name).write_bytes(content[:-100] if damage == "cut" else content)
+    if damage == "gone":
+        (folder / name).unlink()
+    with pytest.raises(DamagedError, match=r"a\.ckpt' is damaged"):
+        check_whole(folder)
+
+
+def test_what_was_never_whole_is_removed(tmp_path):
+    folder = shared_folder(tmp_path / "a.ckpt")
+    shared_folder(tmp_path / f"b.ckpt{PARTIAL}")
+    remove_partial(tmp_path)
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_files_and_folders_are_removed(tmp_path):

@@ -2,7 +2,8 @@ import pytest
 
 from imagen.checkpoints import checkpoint_name, write_checkpoint
 from imagen.errors import UserError
-from imagen.resume import Past, differences, forget_after, go_back, past_of
+from imagen.faults import Rollback
+from imagen.resume import Past, differences, forget_snapshots, go_back, in_vain, past_of
 from imagen.runs import RunFolder
 
 CONFIG = {"max_steps": 10, "resume": "auto", "init_from": None, "network": {"_target_": "a.U", "width": 4}, "data": 1}
@@ -63,7 +64,18 @@ def test_another_runs_checkpoint_is_past_once_a_run_has_its_own(folder, tmp_path
         {"imagen": {"config": CONFIG, "seconds": 1.0}, "global_step": 5}, other.checkpoints / checkpoint_name(5)
     )
     assert past_of(given, other).step == 5
-    assert past_of(given, folder).step == 2  # its own, though older
+
+
+def test_an_older_one_of_its_own_is_refused_with_what_to_delete(folder):
+    oldest, *later = folder.all_checkpoints()
+    to_delete = rf"delete {later[0].name}, {later[1].name} to go back to it, or take resume=auto"
+    for _ in range(2):
+        with pytest.raises(UserError, match=to_delete):
+            past_of({**CONFIG, "resume": str(oldest)}, folder)
+    assert past_of({**CONFIG, "resume": str(later[-1])}, folder).step == 6
+    for path in later:
+        path.unlink()
+    assert past_of({**CONFIG, "resume": str(oldest)}, folder).step == 2
 
 
 def test_all_of_one_and_the_weights_of_another_are_not_to_be_had_at_once(folder, tmp_path):
@@ -92,10 +104,10 @@ def test_what_changes_nothing_learnt_or_takes_effect_anew_may_differ():
     ]
 
 
-def test_what_is_later_is_forgotten(folder):
-    forget_after(folder, 4)
-    assert [path.name for path in folder.all_checkpoints()] == [checkpoint_name(2), checkpoint_name(4)]
+def test_later_snapshots_are_forgotten_and_checkpoints_stay(folder):
+    forget_snapshots(folder, 4)
     assert len(folder.all_snapshots()) == 1
+    assert len(folder.all_checkpoints()) == 3
 
 
 @pytest.mark.parametrize(("last_good", "back_to"), [(5, 4), (9, 6), (1, 2)])  # at worst the oldest there is
@@ -103,3 +115,11 @@ def test_going_back_leaves_the_last_checkpoint_before_the_row(folder, last_good,
     behind = go_back(folder, 9, last_good, [])
     assert past_of(CONFIG, folder).step == back_to
     assert (behind[-1].failed, behind[-1].back_to) == (9, back_to)
+    assert folder.all_checkpoints()[-1].name == checkpoint_name(back_to)
+
+
+@pytest.mark.parametrize(
+    ("failed", "last_good", "count"), [([5], 6, 0), ([5], 5, 1), ([6, 9], 9, 2), ([3, 3, 5], 5, 1)]
+)
+def test_a_way_back_that_led_on_counts_no_more(folder, failed, last_good, count):
+    assert in_vain(folder, last_good, [Rollback(step, 2) for step in failed]) == count

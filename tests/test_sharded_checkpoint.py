@@ -2,8 +2,12 @@ import pickle
 from io import BytesIO
 
 import pytest
+import torch
 
-from imagen.sharded_checkpoint import _numbered, _Unpickler
+from imagen.checkpoints import check_whole, checkpoint_name
+from imagen.resume import past_of
+from imagen.runs import RunFolder
+from imagen.sharded_checkpoint import _numbered, _Unpickler, read_folder, write_folder
 
 
 @pytest.mark.parametrize("evil", [print, pickle.loads, pytest.main])
@@ -25,3 +29,29 @@ def test_an_optimizers_state_goes_by_number_as_the_optimizer_counts():
     numbered = _numbered(state)
     assert numbered["state"] == {0: 0, 1: 1, 2: 2}
     assert numbered["param_groups"] == [{"params": [0, 1]}, {"params": [2], "lr": 1}]
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A group of this process and no other."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("part", ["__0_0.distcp", ".metadata"])
+def test_a_folder_whose_part_is_cut_is_passed_over(tmp_path, caplog, part):
+    config = {"max_steps": 9, "resume": "auto"}
+    run = RunFolder(tmp_path / "run")
+    for step in (2, 4):
+        checkpoint = {"imagen": {"config": config, "seconds": 1.0}, "global_step": step}
+        folder = run.checkpoints / checkpoint_name(step)
+        write_folder({**checkpoint, "state_dict": {"w": torch.arange(100.0)}, "optimizer_states": []}, folder)
+        check_whole(folder)
+        assert torch.equal(read_folder(folder)["state_dict"]["w"], torch.arange(100.0))
+    assert past_of(config, run).step == 4
+    (folder / part).write_bytes((folder / part).read_bytes()[:-10])
+    assert past_of(config, run).step == 2
+    assert f"its part {part} is not what was written" in caplog.text
+    assert {path.name for path in run.checkpoints.iterdir()} == {checkpoint_name(2), f"{checkpoint_name(4)}.damaged"}

@@ -3,6 +3,7 @@
 import os
 import shutil
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from imagen.files import atomic_write, disk_errors
 
 SHARED = "meta.pt"
 """In a folder that processes wrote together, the file with all that is not divided among them; it is written last."""
+
+PARTS = "parts"
+"""Under this key it holds the size and the CRC-32 of every other file of the folder, by name."""
+
+PARTIAL = ".partial"
+"""What such a folder's name ends with until it is whole."""
 
 
 class DamagedError(UserError):
@@ -44,6 +51,21 @@ def remove_checkpoint(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed left of folders that they wrote together."""
+    for path in folder.glob(f"*{PARTIAL}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def size_and_crc(path: Path) -> tuple[int, int]:
+    """A file's bytes, counted, and their CRC-32, the checksum that single-file checkpoints have too."""
+    size = crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    return size, crc
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged checkpoint so that it counts as one no more; nothing of it is lost."""
     aside = path.with_name(f"{path.name}.damaged")
@@ -53,16 +75,25 @@ def set_aside(path: Path) -> Path:
 
 
 def check_whole(path: Path, remedy: str = "give another") -> None:
-    """Read every byte of a checkpoint and hold it against the checksums beside it; see that a folder is complete.
+    """Read every byte of a checkpoint and hold it against the checksums in it.
 
     Raises: DamagedError with ``remedy`` if it is cut off, or a bit is not as it was written.
     """
-    if path.is_dir():
-        if not (path / SHARED).is_file():
-            raise DamagedError(f"checkpoint '{path}' is damaged (it lacks {SHARED}, which is written last): {remedy}")
+    if not path.is_dir():
+        _check_zip(path, path, remedy)
         return
+    if not (path / SHARED).is_file():
+        raise DamagedError(f"checkpoint '{path}' is damaged (it lacks {SHARED}, which is written last): {remedy}")
+    _check_zip(path / SHARED, path, remedy)
+    for name, (size, crc) in read_checkpoint(path, remedy, mmap=True)[PARTS].items():
+        part = path / name
+        if not part.is_file() or part.stat().st_size != size or size_and_crc(part) != (size, crc):
+            raise DamagedError(f"checkpoint '{path}' is damaged (its part {name} is not what was written): {remedy}")
+
+
+def _check_zip(file: Path, path: Path, remedy: str) -> None:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
         raise DamagedError(f"checkpoint '{path}' is damaged, or is none ({error}): {remedy}") from error

@@ -57,8 +57,14 @@ def past_of(config: dict[str, Any], folder: RunFolder) -> Past:
     path = Path(resume)
     if not path.exists():
         raise UserError(f"resume={resume} is neither 'auto', 'never' nor a checkpoint that exists")
-    if existing and path.parent.resolve() != folder.checkpoints.resolve():
+    own = path.parent.resolve() == folder.checkpoints.resolve()
+    if existing and not own:
         return _newest_whole(existing, config)
+    if own and (later := [other.name for other in existing if other.name > path.name]):
+        raise UserError(
+            f"resume={resume} is not the newest checkpoint of this run itself, and what came after it would be lost: "
+            f"delete {', '.join(later)} to go back to it, or take resume=auto to go on from the newest"
+        )
     if config.get("init_from") is not None and not existing:
         raise UserError(
             f"resume={resume} takes all of a checkpoint, and init_from={config['init_from']} the weights of another: "
@@ -77,15 +83,21 @@ def go_back(folder: RunFolder, failed: int, last_good: int, behind: list[Rollbac
     back_to = max([step for step in steps if step <= last_good] or steps[:1] or [0])
     rollbacks = [*behind, Rollback(failed, back_to)]
     write_rollbacks(folder.faults, rollbacks)
-    forget_after(folder, back_to)
+    for path in folder.all_checkpoints():  # they are of a run that is given up
+        if checkpoint_step(path) > back_to:
+            remove_checkpoint(path)
+    forget_snapshots(folder, back_to)
     return rollbacks
 
 
-def forget_after(folder: RunFolder, step: int) -> None:
-    """Remove checkpoints and snapshots later than ``step``: they are of a run that is given up."""
-    for path in folder.all_checkpoints():
-        if checkpoint_step(path) > step:
-            remove_checkpoint(path)
+def in_vain(folder: RunFolder, last_good: int, behind: list[Rollback]) -> int:
+    """How many ways back led to no good checkpoint, up to step ``last_good``, beyond the step that they were for."""
+    good = [step for step in map(checkpoint_step, folder.all_checkpoints()) if step <= last_good]
+    return sum(rollback.failed >= max(good, default=0) for rollback in behind)
+
+
+def forget_snapshots(folder: RunFolder, step: int) -> None:
+    """Remove snapshots later than ``step``: they will be made again."""
     for path in folder.all_snapshots():
         if path.name >= checkpoint_name(step + 1).removesuffix(".ckpt"):  # a snapshot's name begins like it
             path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed import barrier, get_rank
+from torch.distributed import all_gather_object, barrier, get_rank, get_world_size
 from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict, loa
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
-from imagen.checkpoints import SHARED
+from imagen.checkpoints import PARTIAL, PARTS, SHARED, size_and_crc, write_checkpoint
 
 PLAIN = {
     *(("torch", "Size"), ("torch.serialization", "_get_layout"), ("collections", "OrderedDict")),
@@ -43,7 +43,7 @@ def write_folder(checkpoint: dict[str, Any], folder: Path) -> None:
 
     All processes call it at once.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = folder.with_name(f"{folder.name}{PARTIAL}")
     if get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -52,10 +52,19 @@ def write_folder(checkpoint: dict[str, Any], folder: Path) -> None:
     parts = {"state_dict": shared.pop("state_dict")}
     parts |= {f"optimizer_{i}": state for i, state in enumerate(shared.pop("optimizer_states", []))}
     save(parts, checkpoint_id=partial)
+    written: list[dict[str, tuple[int, int]]] = [{}] * get_world_size()
+    all_gather_object(written, own_files(partial, get_rank()))
     if get_rank() == 0:
-        torch.save(shared, partial / SHARED)
+        shared[PARTS] = {name: known for files in written for name, known in files.items()}
+        write_checkpoint(shared, partial / SHARED)
         os.replace(partial, folder)
     barrier()
+
+
+def own_files(folder: Path, rank: int) -> dict[str, tuple[int, int]]:
+    """Sizes and checksums of the files that a process wrote: to it they are near, its machine's memory has them yet."""
+    mine = [*folder.glob(f"__{rank}_*"), *(folder.glob(".metadata") if rank == 0 else [])]
+    return {path.name: size_and_crc(path) for path in mine}
 
 
 def load_folder(folder: Path, module: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:

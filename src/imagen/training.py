@@ -18,12 +18,13 @@ from torch import nn
 
 from imagen import build
 from imagen.callback import Checkpoint, Guard
+from imagen.checkpoints import remove_partial
 from imagen.errors import UserError
 from imagen.faults import Rollback, read_rollbacks, training_seed
 from imagen.lightning_module import DiffusionModule
 from imagen.metrics_log import MetricsLog
 from imagen.null_text import fill_null_text
-from imagen.resume import Past, forget_after, go_back, past_of
+from imagen.resume import Past, forget_snapshots, go_back, in_vain, past_of
 from imagen.runs import RunFolder, Weights
 from imagen.warm_start import take_weights
 
@@ -47,6 +48,8 @@ def train(cfg: DictConfig) -> RunFolder:
         print(f"{folder.path} is finished; delete it, or change the config or the seed, to train again")
         return folder
     with folder.held() if _is_first_process() else nullcontext():
+        if _is_first_process():
+            remove_partial(folder.checkpoints)
         while not _train(cfg, config, folder):
             pass
     return folder
@@ -62,7 +65,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
     if past.checkpoint is None and _is_first_process():  # it shares with the others; a checkpoint holds what was filled
         fill_null_text(module, build.build_encoder(cfg).encode)
     folder.start(config)
-    forget_after(folder, past.step)
+    forget_snapshots(folder, past.step)
     module.clock.start(past.seconds)
     every = cfg.trainer.log_every_n_steps
     log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, log_every_n_steps=every, resumed_step=past.step)
@@ -89,7 +92,8 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
             return False
     if failed or trainer.global_step < cfg.max_steps:
         by = f" by {signal.Signals(number).name}" if number else ""  # or by something else, Lightning's max_time say
-        print(f"stopped at step {trainer.global_step}{by}; the same command goes on from there")
+        where = "there" if number else "its newest checkpoint"
+        print(f"stopped at step {trainer.global_step}{by}; the same command goes on from {where}")
         with _naming_the_others(trainer):
             trainer.strategy.barrier()  # whoever ends with a status has the others killed, as they write it may be
         raise SystemExit(128 + (number or 0))
@@ -113,15 +117,16 @@ def _go_back(trainer: lightning.Trainer, folder: RunFolder, guard: Guard, behind
     """Raises: UserError where the run is to stop, or has gone back as often as it may."""
     assert guard.gave_up_at is not None
     failed = f"{guard.max_in_a_row} steps in a row, the last of them {guard.gave_up_at}, had no finite loss or gradient"
-    if guard.then == "stop" or len(behind) >= guard.max_rollbacks:
-        after = f" even after going back {len(behind)} times" if behind else ""
+    tried: int = trainer.strategy.broadcast(in_vain(folder, guard.last_good, behind))  # the others may not see the last
+    if guard.then == "stop" or tried >= guard.max_rollbacks:
+        after = f" even after going back {tried} times" if tried else ""
         raise UserError(
             f"{failed}{after}: look at their batches in {folder.faults}, and go on from a checkpoint with another "
             "setting, a lower optimizer.lr say, by resume="
         )
     if trainer.is_global_zero:
         go_back(folder, guard.gave_up_at, guard.last_good, behind)
-        print(f"{failed}: going back to the last good checkpoint, for time {len(behind) + 1} of {guard.max_rollbacks}")
+        print(f"{failed}: going back to the last good checkpoint, for time {tried + 1} of {guard.max_rollbacks}")
     trainer.strategy.barrier()
 
 

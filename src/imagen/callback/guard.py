@@ -30,7 +30,8 @@ class Guard(lightning.Callback):
 
     Network and optimizer stay as they were; the step counts, so schedule, average and data go on. After
     ``max_in_a_row`` the fit ends, and ``gave_up_at`` is the step; ``train`` then does what ``then`` says: it goes back
-    to the last good checkpoint, at most ``max_rollbacks`` times, or stops. At most ``max_saved`` batches are saved.
+    to the last good checkpoint, at most ``max_rollbacks`` times without getting beyond the row, or stops. At most
+    ``max_saved`` batches are saved.
 
     A loss more than ``spike_score`` robust standard deviations above the median of the last ``spike_window`` goes to
     ``faults/spikes_rank_<r>.jsonl`` with the batch's keys.
