@@ -130,6 +130,15 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             ("ratio", plain("ratio")),
         ],
     ),
+    "embed_text": (
+        "`embed_text.py`, and its encoder's bare forward passes, by turns",
+        [
+            ("captions/s", plain("embed_text_captions_per_s")),
+            ("bare", plain("bare_captions_per_s")),
+            ("ratio", plain("ratio")),
+            ("ratio of the processor's seconds", plain("cpu_ratio")),
+        ],
+    ),
     "sr1024_forward": (
         "One forward pass at 1024 px",
         [("seconds", plain("seconds")), ("of the processor", plain("cpu_seconds")), ("memory, GiB", gib)],

@@ -1,20 +1,21 @@
 """How near embed_text comes to its encoder's bare rate: whole runs, from tars to sidecars, and forward passes alone.
 
-python benchmarks/embed_text.py [device] [captions] [rounds] [storage]: prints JSON. Captions are pairs of emoji names,
-the encoder is MiniLM. The bare passes take the very batches of the runs, tokenized before the clock starts; rounds take
-turns and the medians count, since the machine may be busy with other things. On a CPU that is, look at cpu_ratio: the
-processor's seconds alone. Where it is 0.9, the rates are too, even if nothing overlapped.
+    python benchmarks/embed_text.py --captions 4000
+
+Captions are pairs of emoji names, the encoder is MiniLM. The bare passes take the very batches of the runs, tokenized
+before the clock starts; rounds take turns and the medians count, since the machine may be busy with other things. On a
+CPU that is, look at cpu_ratio: the processor's seconds alone.
 """
 
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import parser_of, prepare, record
 from tqdm import tqdm
 
 from imagen import build
@@ -67,7 +68,7 @@ def bare(encoder: TextEncoder, batches: list[Batch]) -> Clock:
     return clock.stop()
 
 
-def measure(device: str, count: int, rounds: int, storage: str) -> dict[str, Any]:
+def measure(device: torch.device, count: int, rounds: int, storage: str) -> dict[str, Any]:
     """Both rates in captions a second, and their ratio."""
     runs: list[Clock] = []
     passes: list[Clock] = []
@@ -94,8 +95,6 @@ def measure(device: str, count: int, rounds: int, storage: str) -> dict[str, Any
     alone, run = (statistics.median(clock.wall for clock in clocks) for clocks in (passes, runs))
     cpu = [statistics.median(clock.cpu for clock in clocks) for clocks in (passes, runs)]
     return {
-        "device": device,
-        "threads": torch.get_num_threads(),
         "captions": count,
         "encoded": distinct,
         "batches": len(batches),
@@ -109,7 +108,16 @@ def measure(device: str, count: int, rounds: int, storage: str) -> dict[str, Any
     }
 
 
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--captions", type=int, default=4000, help="how many are embedded")
+    parser.add_argument("--storage", default="int8", help="fp16, bf16 or int8")
+    options = parser.parse_args()
+    device = prepare(options)
+    figures = measure(device, options.captions, options.rounds, options.storage)
+    path = record("embed_text", f"minilm, {options.storage}", figures, device, options.results)
+    print(f"{json.dumps(figures, indent=2)}\nwritten to {path}")
+
+
 if __name__ == "__main__":
-    given = dict(enumerate(sys.argv[1:]))
-    arguments = (given.get(0, "cpu"), int(given.get(1, 4000)), int(given.get(2, 3)), given.get(3, "int8"))
-    print(json.dumps(measure(*arguments), indent=2))
+    main()

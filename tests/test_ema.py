@@ -8,7 +8,7 @@ from imagen.errors import UserError
 
 def test_average_follows_its_closed_form():
     network = nn.Linear(1, 1, bias=False)
-    ema = ExponentialEMA(network, decay=0.9, warmup=1.0)
+    ema = ExponentialEMA(network, decay=0.9, warmup=1.0, every_n_steps=1)
     start = network.weight.item()
     with torch.no_grad():
         network.weight.fill_(5.0)
@@ -20,7 +20,7 @@ def test_average_follows_its_closed_form():
 
 def test_warm_up_forgets_the_initial_weights():
     network = nn.Linear(1, 1, bias=False)
-    ema = ExponentialEMA(network, decay=0.9999, warmup=10.0)
+    ema = ExponentialEMA(network, decay=0.9999, warmup=10.0, every_n_steps=1)
     start = network.weight.item()
     with torch.no_grad():
         network.weight.fill_(5.0)
@@ -34,7 +34,7 @@ def test_warm_up_forgets_the_initial_weights():
 
 def test_only_the_average_is_saved_and_nothing_of_it_is_trained():
     network = nn.Linear(2, 2)
-    ema = ExponentialEMA(network, decay=0.9, warmup=10.0)
+    ema = ExponentialEMA(network, decay=0.9, warmup=10.0, every_n_steps=1)
     assert set(ema.state_dict()) == {"network.weight", "network.bias"}
     assert not any(parameter.requires_grad for parameter in ema.parameters())
 
@@ -117,3 +117,17 @@ def test_power_function_keeps_parameters_alone_the_first_length_in_front():
 def test_unfit_lengths_are_named(unfit):
     with pytest.raises(UserError, match="sigma_rel="):
         PowerEMA(nn.Linear(1, 1), sigma_rel=unfit)
+
+
+def test_moving_every_few_steps_is_moving_by_all_their_decays_at_once():
+    network = nn.Linear(2, 2)
+    often = ExponentialEMA(network, decay=0.9, warmup=10.0, every_n_steps=1)
+    seldom = ExponentialEMA(network, decay=0.9, warmup=10.0, every_n_steps=3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)  # and from then on they rest, where the two must agree
+    for step in range(1, 7):
+        often.update(network, step)
+        seldom.update(network, step)
+        same = all(map(torch.allclose, often.network.parameters(), seldom.network.parameters()))
+        assert same == (step % 3 == 0)

@@ -79,7 +79,7 @@ def test_evaluating_writes_the_sheet_and_the_report(stages, tmp_path):
     (point,) = report["points"]
     keys = {"retrieval_top1", "retrieval_top3", "retrieval_top3_shuffled", "heldout_cosine", "heldout_p", "fd_pixel"}
     assert keys == set(point["metrics"]) - {"retrieval_top1_shuffled", "heldout_cosine_shuffled"}
-    assert (point["real"], point["drawn"], report["pictures"]) == (40, 14, 40)
+    assert (point["real"], point["drawn"], report["pictures"]) == (40, 10, 40)
     assert report["stages"]["base"]["step"] == 2
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > 300
@@ -104,7 +104,7 @@ def test_two_processes_stopped_and_gone_on_draw_and_measure_the_same_as_one(stag
         {path.relative_to(tmp_path / way): path.read_bytes() for path in (tmp_path / way).rglob("measured/**/*.png")}
         for way in ("one", "two")
     ]
-    assert len(pictures[0]) == 28
+    assert len(pictures[0]) == 20
     assert pictures[0] == pictures[1]
     tables = [(tmp_path / way / "table.csv").read_text() for way in ("one", "two")]
     assert tables[0] == tables[1]

@@ -239,10 +239,13 @@ class Cascade:
 
     @contextmanager
     def _encoder_at_work(self) -> Iterator[None]:
-        if self._visits is not None:
-            self.encoder.to(self._visits)
-        yield
-        if self._visits is not None:
+        if self._visits is None:
+            yield
+            return
+        self.encoder.to(self._visits)
+        try:
+            yield
+        finally:
             self.encoder.to("cpu")
 
     @contextmanager
@@ -250,9 +253,11 @@ class Cascade:
         if self._visits is None:
             yield
             return
-        with visiting(stage.denoiser, self._visits):
-            yield
-        stage.guidance.to("cpu")  # which may have a network of its own
+        try:
+            with visiting(stage.denoiser, self._visits):
+                yield
+        finally:
+            stage.guidance.to("cpu")  # which may have a network of its own
 
 
 def _empty(prompts: list[str]) -> Bool[Tensor, " b"]:

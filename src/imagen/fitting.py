@@ -32,6 +32,7 @@ class Fitting:
         start = 0
         while start < count:
             stop = count if self.most is None else min(count, start + self.most)
+            failed = False
             try:
                 done.append(work(slice(start, stop)))
                 start = stop
@@ -41,6 +42,8 @@ class Fitting:
                         f"{self.name} does not fit in the device's memory, one picture at a time: set offload=true, a "
                         "smaller size, or device=cpu"
                     ) from error
+                failed = True
+            if failed:  # out here, since the error holds on to what was computed
                 self.most = (stop - start + 1) // 2
                 log.warning("%s: %d at once do not fit in memory; %d are tried", self.name, stop - start, self.most)
                 torch.cuda.empty_cache()  # does nothing where there is no GPU

@@ -20,6 +20,7 @@ aten = torch.ops.aten
 
 KEPT = {
     *(aten.convolution.default, aten.mm.default, aten.addmm.default, aten.bmm.default),
+    aten.baddbmm.default,
     *(
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_efficient_attention.default,

@@ -8,7 +8,8 @@ Ranges: pictures are uint8 in 0..255 outside the loss and float in [-1, 1] insid
 (noise); ``logsnr = log(alpha^2 / sigma^2)`` is the only name a noise level has, with ``alpha^2 + sigma^2 = 1``.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -141,6 +142,14 @@ class Batch:
 
     def __len__(self) -> int:
         return self.image.shape[0]
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Batch]") -> "Batch":
+        """The rows of all ``parts``, at least one, whose pictures are of one size; a batch by itself."""
+        text = functools.reduce(TextEmbedding.concatenated, (part.text for part in parts))
+        image, can_flip = torch.cat([part.image for part in parts]), torch.cat([part.can_flip for part in parts])
+        keys, captions = [key for part in parts for key in part.key], [said for part in parts for said in part.caption]
+        return cls(image, text, can_flip, keys, captions)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on ``device``; pinned memory crosses without the host waiting."""

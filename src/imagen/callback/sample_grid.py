@@ -1,5 +1,6 @@
 """Sample grids during training, always with the same prompts and noise: to disk and to loggers that show pictures."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import lightning
@@ -67,9 +68,23 @@ class SampleGrid(lightning.Callback):
     def _validation_batch(self, trainer: lightning.Trainer) -> Batch:
         if self._batch is None:
             datamodule = trainer.datamodule  # type: ignore[attr-defined]
-            self._batch = next(iter(datamodule.val_dataloader()))
-        assert self._batch is not None
+            self._batch = first_rows(datamodule.val_dataloader(), self.num_prompts)
         return self._batch
+
+
+def first_rows(batches: Iterable[Batch], count: int) -> Batch:
+    """So many batches that they have ``count`` rows, in one: a device may hold few pictures at once.
+
+    Fewer where there are no more, or the next ones' pictures are of another size.
+    """
+    parts: list[Batch] = []
+    for batch in batches:
+        if parts and batch.image.shape[1:] != parts[0].image.shape[1:]:
+            break
+        parts.append(batch)
+        if sum(map(len, parts)) >= count:
+            break
+    return Batch.joined(parts)
 
 
 def _show(logger: object, key: str, grid: Image.Image, step: int) -> None:

@@ -60,7 +60,7 @@ def _headers(tar: Location) -> Iterator[Span]:
     try:
         for member in walk(tar):
             yield member.span
-    except (UserError, OSError) as error:
+    except UserError as error:  # damage; a disk or bucket that fails once is none, and a short index would be lasting
         log.warning("%s", error)
 
 
@@ -79,7 +79,7 @@ def read_index(tar: Location, fields: dict[str, str]) -> np.ndarray:
         index = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except FileNotFoundError:
         return scan(tar, fields)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it, and the tar's own headers are read") from error
     if set(index.dtype.names or ()) != {"key", *fields.values()}:
         raise UserError(f"{path} is no index of {sorted(set(fields.values()))}: remove it")

@@ -157,8 +157,14 @@ def _draw(point: Point, galleries: tuple[Gallery, Gallery], depth: int) -> float
 
 
 def _measured(point: Point, gallery: Gallery, reference: PictureSet) -> dict[str, Any]:
-    """One point's row: what was set, every metric's figures, and why a metric gives none."""
+    """One point's row: what was set, every metric's figures, and why a metric gives none.
+
+    It is kept as ``metrics.json``, and taken from there where the pictures and metrics are still the same.
+    """
     path = gallery.folder.parent / "metrics.json"
+    asked = {"gallery": dict(gallery.settings), "metric": plain(point.cfg.metric), "real": len(reference)}
+    if (kept := _kept(path, asked)) is not None:
+        return kept
     drawn = gallery.pictures(gallery.sides[-1])
     figures: dict[str, float] = {}
     known: dict[str, Any] = {}
@@ -182,9 +188,16 @@ def _measured(point: Point, gallery: Gallery, reference: PictureSet) -> dict[str
         "skipped": skipped,
         "seed": gallery.seed,
         "slots": gallery.settings["slots"],
+        "asked": asked,
     }
     write_json(path, row)
     return row
+
+
+def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """A row that was measured before, unless a metric gave no figure: what it lacked may be there by now."""
+    row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return row if row.get("asked") == json.loads(json.dumps(asked)) and not row["skipped"] else None
 
 
 def _save_grid(gallery: Gallery, prompts: Prompts, folder: Path) -> None:

@@ -19,6 +19,7 @@ from imagen.files import Location, atomic_write
 from imagen.prep.filter.picture import Unusable, looks, open_upright
 from imagen.prep.filter.rules import Rules
 from imagen.prep.filter.samples import Sample, read_samples
+from imagen.prep.parquet import read_parquet
 
 FORMAT = 1  # raise it when what is seen or how changes: every shard is then looked at again
 
@@ -171,11 +172,11 @@ def read_mark(path: Location) -> Mark | None:
 def read_rows(path: Location, columns: list[str] | None = None) -> list[dict[str, Any]]:
     """The rows of a table."""
     with path.open("rb") as file:
-        return pq.read_table(file, columns=columns).to_pylist()
+        return read_parquet(file, columns).to_pylist()
 
 
 def read_columns(path: Location, columns: list[str]) -> Iterator[Any]:
     """Some columns of a table, each as a pyarrow array."""
     with path.open("rb") as file:
-        table = pq.read_table(file, columns=columns)
+        table = read_parquet(file, columns)
     return (table[name] for name in columns)

@@ -18,6 +18,7 @@ from imagen.data.index import PICTURE_FIELDS
 from imagen.data.pixels import FORMATS, lies_sideways
 from imagen.errors import UserError
 from imagen.files import Location
+from imagen.prep.parquet import read_parquet
 
 log = logging.getLogger(__name__)
 
@@ -130,15 +131,13 @@ def _from_parquet(tar: Location) -> list[_Row] | None:
     """The rows of what succeeded; None where there is no parquet, or none that names its keys."""
     try:
         import pyarrow
-        import pyarrow.parquet
     except ImportError as error:
         raise UserError(
             "pyarrow is missing, which reads the shards' parquet: pip install 'imagen-lab[data]'"
         ) from error
     try:
         with tar.with_suffix(".parquet").open("rb") as file:
-            parquet = pyarrow.parquet.ParquetFile(file)
-            said = parquet.read([name for name in COLUMNS if name in parquet.schema_arrow.names]).to_pydict()
+            said = read_parquet(file, list(COLUMNS)).to_pydict()
     except FileNotFoundError:
         return None
     except (pyarrow.ArrowException, OSError) as error:

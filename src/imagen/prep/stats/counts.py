@@ -119,7 +119,7 @@ def _rows(path: Location) -> Iterator[tuple[str | None, tuple[int, int] | None, 
 
     with path.open("rb") as file, pyarrow.parquet.ParquetFile(file) as parquet:
         there = [name for name in COLUMNS if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(batch_size=2048, columns=there):
+        for batch in parquet.iter_batches(batch_size=2048, columns=there, use_threads=False):
             columns = {name: [None] * len(batch) for name in COLUMNS} | batch.to_pydict()
             for caption, *sizes, error in zip(*(columns[name] for name in COLUMNS), strict=True):
                 if error is None:

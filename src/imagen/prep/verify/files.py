@@ -9,6 +9,7 @@ from imagen.data.index import index_path, read_index, scan
 from imagen.data.shards import stats_path
 from imagen.errors import UserError
 from imagen.files import Location
+from imagen.prep.parquet import read_parquet
 from imagen.prep.verify.findings import Findings
 from imagen.prep.verify.samples import as_object
 from imagen.prep.verify.whole_tar import WholeTar
@@ -88,13 +89,13 @@ def check_parquet(place: Place, stats: dict[str, Any], keys: set[str], findings:
         _lacks(path, place, stats, "parquet", findings)
         return
     try:
-        import pyarrow.parquet
+        import pyarrow
     except ImportError:
         findings.unchecked["parquets (pip install 'imagen-lab[data]')"] += 1
         return
     try:
         with path.open("rb") as file:
-            listed = pyarrow.parquet.read_table(file, columns=["key"])["key"].to_pylist()
+            listed = read_parquet(file, ["key"])["key"].to_pylist()
     except (pyarrow.ArrowException, OSError, KeyError) as error:
         findings.add("damaged parquet", str(place), str(error).partition("\n")[0])
         return
