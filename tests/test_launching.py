@@ -13,7 +13,8 @@ from processes import ROOT, free_port, on_two_ranks, running
 from imagen import launching
 from imagen.cli import CONF
 from imagen.errors import UserError
-from imagen.launching import differences, flattened, refuse_multirun
+from imagen.launching import check_same_state, differences, flattened, refuse_multirun
+from imagen.resume import Past
 
 TOY = ["train.py", "experiment=toy", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "callback=[]"]
 
@@ -35,6 +36,41 @@ def test_ranks_with_different_configs_all_stop_and_name_the_key(tmp_path: Path):
     assert statuses == [1, 1], said
     for one in said:
         assert "optimizer.lr is 0.001 on rank 0 and 0.002 on rank 1: start all of them with the same command" in one
+        assert "Traceback" not in one
+
+
+def test_ranks_that_go_on_from_different_states_are_named(monkeypatch: pytest.MonkeyPatch):
+    states = [str(Past(Path("a/step_000000004.ckpt"), 4)), str(Past())]
+    monkeypatch.setattr(launching, "_gathered", lambda value: states[:1] * 2 + states[1:])
+    with pytest.raises(UserError, match=r"rank 0 from step 4 \(step_000000004\.ckpt\) and rank 2 from nothing: give"):
+        check_same_state(states[1])
+    monkeypatch.setattr(launching, "_gathered", lambda value: [value] * 3)
+    check_same_state(states[0])
+
+
+@pytest.mark.drill
+def test_ranks_whose_folders_are_not_shared_do_not_go_on_apart(tmp_path: Path):
+    script = tmp_path / "apart.py"
+    script.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nimport train\nos.chdir(sys.argv.pop(1))\ntrain.run()\n"
+    )
+    disks = [tmp_path / f"disk{rank}" for rank in range(2)]
+    for disk in disks:
+        disk.mkdir()
+    options = ["experiment=toy", "trainer.accelerator=cpu", "output_dir=out", "callback=[checkpoint]"]
+    options += ["callback.checkpoint.every_n_steps=2", "max_steps=4", "validate_every_n_steps=4", "data.num_workers=0"]
+    with running([str(script), str(disks[0]), *options], ROOT, tmp_path / "log") as process:
+        assert process.wait(200) == 0, (tmp_path / "log").read_text()
+    (folder,) = disks[0].glob("out/toy/*")
+    for made in ("done.json", "weights.safetensors", "checkpoints/step_000000004.ckpt"):
+        (folder / made).unlink()
+    both = ["trainer=ddp", "trainer.devices=2", *options]
+    said, statuses = on_two_ranks([[str(script), str(disk), *both] for disk in disks], tmp_path, 200)
+    assert statuses == [1, 1], said
+    for one in said:
+        assert (
+            "rank 0 from step 2 (step_000000002.ckpt) and rank 1 from nothing: give all of them one output_dir" in one
+        )
         assert "Traceback" not in one
 
 

@@ -120,8 +120,12 @@ def build_module(
     )
 
 
-def build_trainer(cfg: DictConfig, folder: RunFolder, log: "lightning.pytorch.loggers.Logger") -> "lightning.Trainer":
+def build_trainer(
+    cfg: DictConfig, folder: RunFolder, log: "lightning.pytorch.loggers.Logger", goes_on_from: str = "nothing"
+) -> "lightning.Trainer":
     """Lightning's Trainer with the config's callbacks and loggers; its ``default_root_dir`` is the run's folder.
+
+    Several processes must have the same config, and go on from the same state, whatever words say which it is.
 
     Raises: UserError if the batch cannot be split among its processes, or a multirun would start these.
     """
@@ -131,7 +135,7 @@ def build_trainer(cfg: DictConfig, folder: RunFolder, log: "lightning.pytorch.lo
     finder = [FindMicroBatch(cfg.batch_size, partial(_example_batch, cfg))] if cfg.find_batch_size else []
     fixed = {
         "default_root_dir": str(folder.path),
-        "callbacks": [SameConfig(run_config(cfg)), *finder, *_picked(cfg, "callback")],
+        "callbacks": [SameConfig(run_config(cfg), goes_on_from), *finder, *_picked(cfg, "callback")],
         "logger": [log, *_loggers(cfg, folder)],
         "enable_checkpointing": False,  # the checkpoint callback's work
         "enable_model_summary": False,

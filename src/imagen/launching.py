@@ -1,4 +1,4 @@
-"""The processes of a training as they begin: all of them with the same config, or none."""
+"""The processes of a training as they begin: all with the same config and from the same state, or none."""
 
 import hashlib
 import json
@@ -15,15 +15,20 @@ from imagen.errors import UserError
 
 
 class SameConfig(lightning.Callback):
-    """Before anything else that processes do together, holds their resolved configs against one another."""
+    """Before anything else that processes do together, holds their resolved configs against one another.
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    And where they go on from, said in words.
+    """
+
+    def __init__(self, config: dict[str, Any], goes_on_from: str) -> None:
         self._config = config
+        self._goes_on_from = goes_on_from
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Raises: UserError, in every process, naming the keys that differ."""
+        """Raises: UserError, in every process, naming what differs."""
         if trainer.world_size > 1:
             check_same(self._config)
+            check_same_state(self._goes_on_from)
 
 
 def check_same(config: dict[str, Any]) -> None:
@@ -35,6 +40,17 @@ def check_same(config: dict[str, Any]) -> None:
         raise UserError(
             f"the processes of this training were given different configs: {'; '.join(differing)}: start all of them "
             "with the same command"
+        )
+
+
+def check_same_state(goes_on_from: str) -> None:
+    """All processes call it at once. Raises: UserError, in every process, naming two states that differ."""
+    states = _gathered(goes_on_from)
+    other = next((rank for rank, state in enumerate(states) if state != states[0]), None)
+    if other is not None:
+        raise UserError(
+            f"the processes of this training go on from different states, rank 0 from {states[0]} and rank {other} "
+            f"from {states[other]}: give all of them one output_dir on a disk that they share, and the same checkpoints"
         )
 
 

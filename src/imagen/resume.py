@@ -38,6 +38,9 @@ class Past:
     step: int = 0
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        return "nothing" if self.checkpoint is None else f"step {self.step} ({self.checkpoint.name})"
+
 
 def past_of(config: dict[str, Any], folder: RunFolder) -> Past:
     """What ``resume`` and ``init_from`` say, and the checkpoints in the folder.

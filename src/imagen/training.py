@@ -69,7 +69,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
     module.clock.start(past.seconds)
     every = cfg.trainer.log_every_n_steps
     log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, log_every_n_steps=every, resumed_step=past.step)
-    trainer = build.build_trainer(cfg, folder, log)
+    trainer = build.build_trainer(cfg, folder, log, str(past))
     _begin_wandb(trainer)
     if cfg.compile:
         module.denoiser.network.compile(fullgraph=True)
