@@ -181,6 +181,37 @@ def test_a_rank_that_dies(tmp_path: Path):
     check_resumable(only_run(tmp_path / "outputs"), 1)
 
 
+def test_ranks_wait_for_the_checkpoint_of_the_first(tmp_path: Path):
+    """It takes longer than a launcher needs to see that another rank ended, and to kill the first for it."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import imagen.background
+plain = imagen.background.write_checkpoint
+def slow(checkpoint, path):
+    time.sleep(12)
+    plain(checkpoint, path)
+imagen.background.write_checkpoint = slow
+if __name__ == "__main__":
+    import train
+    train.run()
+""")
+    options = [*TOY[1:], *TWO, "callback.checkpoint.every_n_steps=100000", "trainer.log_every_n_steps=1"]
+    command = [str(script), *options, f"output_dir={tmp_path / 'outputs'}", "max_steps=100000"]
+    log = tmp_path / "log"
+    with running(command, ROOT, log) as process:
+        while not list(tmp_path.glob("outputs/toy/*/metrics.jsonl")):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        told = time.monotonic()
+        assert process.wait(LONGEST) == 128 + signal.SIGTERM, log.read_text()
+    assert time.monotonic() - told > 12
+    assert errors(log.read_text()) == []
+    check_resumable(only_run(tmp_path / "outputs"), 1)
+
+
 def test_five_hundred_steps_leak_nothing(tmp_path: Path):
     """Neither memory, to 1 %, nor open files, with everything that goes on beside a training going on often."""
     script = tmp_path / "script.py"

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from imagen.faults import Rollback, append_row, read_batch, read_rollbacks, robust_score, save_batch, training_seed
@@ -29,7 +30,14 @@ def test_a_score_is_not_moved_by_the_spikes_before():
     window = torch.randn(401, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
     assert abs(robust_score(3.0, window) - 3.0) < 0.3
     assert abs(robust_score(3.0, [*window, 1e6, 1e9]) - 3.0) < 0.3
-    assert robust_score(1.1, [1.0] * 60) > 1e6
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, -50.0])
+def test_where_all_losses_are_alike_a_small_change_is_no_spike_and_a_large_one_is(size):
+    window = [size] * 60
+    assert robust_score(size + 1e-4 * abs(size), window) < 1
+    assert robust_score(size + 0.1 * abs(size), window) == pytest.approx(100)
+    assert robust_score(0.1, [0.0] * 60) > 1e6  # of nothing there is no part
 
 
 def test_rows_are_added(tmp_path):

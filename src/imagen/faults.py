@@ -81,9 +81,11 @@ def training_seed(seed: int, rollbacks: list[Rollback]) -> int:
 def robust_score(value: float, window: list[float]) -> float:
     """How many standard deviations ``value`` lies above the median of ``window``, these taken from the median too.
 
-    1.4826 times the median absolute deviation is a normal distribution's standard deviation.
+    1.4826 times the median absolute deviation is a normal distribution's standard deviation. It is taken for at least
+    a thousandth of the median, or where all are alike the least change would be many.
     """
     values = torch.tensor(window, dtype=torch.float64)
     median = values.quantile(0.5)
     deviation = 1.4826 * (values - median).abs().quantile(0.5)
-    return ((value - median) / deviation.clamp(min=1e-12)).item()
+    least = max(1e-3 * abs(median.item()), 1e-12)
+    return ((value - median) / deviation.clamp(min=least)).item()
