@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 
 from imagen import build
@@ -187,6 +188,25 @@ def test_a_finished_run_is_trained_longer_from_its_checkpoint_and_stopped_goes_o
     folder = train(toy(tmp_path, *longer))
     assert json.loads(folder.done.read_text())["step"] == 9
     assert min(row["step"] for row in rows(folder)) == 7  # the second sitting went on from the first, not from 6
+
+
+def test_a_run_that_is_out_of_time_goes_on_with_more_of_it(tmp_path, monkeypatch, capsys):
+    original = Checkpoint.on_train_batch_end
+
+    def an_hour_later(self, trainer, *args, **kwargs):
+        (timer,) = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+        timer._offset = 3600 * trainer.global_step
+        original(self, trainer, *args, **kwargs)
+
+    monkeypatch.setattr(Checkpoint, "on_train_batch_end", an_hour_later)
+    often = ["callback.checkpoint.every_n_steps=1", "max_steps=3"]
+    with pytest.raises(SystemExit) as stopped:
+        train(toy(tmp_path, *often, "+trainer.max_time=00:01:00:00"))
+    assert stopped.value.code == 128
+    assert "stopped at step 1 of 3 by trainer.max_time" in capsys.readouterr().out
+    folder = train(toy(tmp_path, *often, "+trainer.max_time=00:04:00:00"))
+    assert "from step 1" in capsys.readouterr().out
+    assert json.loads(folder.done.read_text())["step"] == 3
 
 
 def test_what_the_guard_advises_is_so_a_checkpoint_goes_on_with_a_lower_rate(tmp_path, monkeypatch):

@@ -91,9 +91,13 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
         if not number:
             return False
     if failed or trainer.global_step < cfg.max_steps:
-        by = f" by {signal.Signals(number).name}" if number else ""  # or by something else, Lightning's max_time say
-        where = "there" if number else "its newest checkpoint"
-        print(f"stopped at step {trainer.global_step}{by}; the same command goes on from {where}")
+        if number:
+            then = f" by {signal.Signals(number).name}; the same command goes on from there"
+        else:  # which is no checkpoint's doing, and may have none
+            then = (
+                f" of {cfg.max_steps} by trainer.max_time or a callback; with more of it the newest checkpoint goes on"
+            )
+        print(f"stopped at step {trainer.global_step}{then}")
         with _naming_the_others(trainer):
             trainer.strategy.barrier()  # whoever ends with a status has the others killed, as they write it may be
         raise SystemExit(128 + (number or 0))
