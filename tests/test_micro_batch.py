@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 
 import lightning
@@ -10,7 +11,9 @@ from imagen.cli import compose
 from imagen.errors import UserError
 from imagen.lightning_module import DiffusionModule
 from imagen.micro_batch import FindMicroBatch, Trial, accumulate, accumulation, largest, make_state
+from imagen.runs import RunFolder
 from imagen.strategy import FSDP2
+from imagen.training import train
 from imagen.types import Batch
 
 TOY = ["experiment=toy", "callback=[]", "data.num_workers=0"]
@@ -126,3 +129,26 @@ def test_a_trainer_accumulates_as_the_micro_batch_asks(tmp_path):
     trainer = build.build_trainer(cfg, build.RunFolder(tmp_path), log)
     assert trainer.accumulate_grad_batches == 3
     assert trainer.val_check_interval == 3 * cfg.validate_every_n_steps
+
+
+def test_a_run_goes_on_with_other_micro_batches_where_it_stood(tmp_path):
+    def run(name: str, *more: str) -> RunFolder:
+        own = [
+            "callback=[checkpoint]",
+            "callback.checkpoint.every_n_steps=2",
+            "max_steps=4",
+            f"output_dir={tmp_path}/{name}",
+        ]
+        own += ["batch_size=6", "validate_every_n_steps=2", "trainer.log_every_n_steps=1", "optimizer.eps=1.0e-3"]
+        return train(compose("train", ["experiment=toy", "data.num_workers=0", *own, *more]))
+
+    def rows(folder: RunFolder) -> list[tuple[int, str, float]]:
+        read = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+        return [(row["step"], row["name"], pytest.approx(row["value"], abs=1e-5)) for row in read]
+
+    whole = run("whole", "micro_batch_size=2")  # three a step
+    first = whole.all_checkpoints()[0]
+    assert first.name.endswith("2.ckpt")
+    on = run("on", "micro_batch_size=3", f"resume={first}")  # two a step
+    after = [(row["step"], row["name"], row["value"]) for row in map(json.loads, on.metrics.read_text().splitlines())]
+    assert after == [row for row in rows(whole) if row[0] > 2]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from imagen.optimizer_settings import renew_settings, settings_of
+from imagen.optimizer_settings import lay_out_state, renew_settings, settings_of
 
 
 def made(lr: float, fused: bool = False):
@@ -62,3 +62,21 @@ def test_a_run_without_a_rate_is_given_one():
     assert optimizer.param_groups[0]["lr"] == 0.02
     stepped(optimizer, scheduler, 1)
     assert scheduler.get_last_lr() == pytest.approx([0.015, 0.015])
+
+
+def test_state_that_lay_otherwise_moves_a_fused_optimizers_weights_as_if_it_had_not():
+    gradient = torch.linspace(-1, 1, 72).view(4, 2, 3, 3).contiguous(memory_format=torch.channels_last)
+    moved = []
+    for contiguous in (False, True):
+        weight = torch.nn.Parameter(torch.ones(4, 2, 3, 3).contiguous(memory_format=torch.channels_last))
+        optimizer = torch.optim.AdamW([weight], lr=0.1, eps=1e-3, fused=True)
+        for step in range(2):
+            weight.grad = gradient * 0.1**step
+            optimizer.step()
+            if contiguous:
+                state = optimizer.state[weight]
+                state.update({name: state[name].contiguous() for name in ("exp_avg", "exp_avg_sq")})
+                lay_out_state(optimizer)
+                assert state["exp_avg"].stride() == weight.stride()
+        moved.append(weight.detach())
+    assert torch.equal(*moved)

@@ -130,12 +130,12 @@ def build_trainer(
     Raises: UserError if the batch cannot be split among its processes, or a multirun would start these.
     """
     from imagen.launching import SameConfig, refuse_multirun
-    from imagen.micro_batch import FindMicroBatch, accumulate, accumulation
+    from imagen.micro_batch import FindMicroBatch, Recount, accumulate, accumulation
 
     finder = [FindMicroBatch(cfg.batch_size, partial(_example_batch, cfg))] if cfg.find_batch_size else []
     fixed = {
         "default_root_dir": str(folder.path),
-        "callbacks": [SameConfig(run_config(cfg), goes_on_from), *finder, *_picked(cfg, "callback")],
+        "callbacks": [SameConfig(run_config(cfg), goes_on_from), Recount(), *finder, *_picked(cfg, "callback")],
         "logger": [log, *_loggers(cfg, folder)],
         "enable_checkpointing": False,  # the checkpoint callback's work
         "enable_model_summary": False,
@@ -209,7 +209,6 @@ def find_denoiser(source: str, guided: DictConfig) -> Callable[[], Denoiser]:
             )
     _check_encoder(build_encoder(guided).declared(), [head], [source])
 
-    @torch.inference_mode(False)  # sampling has begun by then, and what it makes is of no use outside it
     def load() -> Denoiser:
         weights = read_weights(source)
         return _rebuilt(cast(DictConfig, OmegaConf.create(weights.config)), weights, source)

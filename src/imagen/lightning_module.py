@@ -16,7 +16,7 @@ from imagen.denoiser import Denoiser
 from imagen.ema import EMA
 from imagen.loss import DiffusionLoss
 from imagen.null_text import check_null_text, share_null_text
-from imagen.optimizer_settings import renew_settings, settings_of
+from imagen.optimizer_settings import lay_out_state, renew_settings, settings_of
 from imagen.randomness import TrainingAddress
 from imagen.sharded import whole_state
 from imagen.stage import Stage
@@ -90,6 +90,7 @@ class DiffusionModule(lightning.LightningModule):
                 self.trainer.strategy.shard(network)
 
     def on_train_start(self) -> None:  # by now a checkpoint is loaded, whatever the strategy
+        lay_out_state(self.trainer.optimizers[0])
         renew_settings(self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler, self._settings)
         share_null_text(self, self.trainer.strategy.broadcast)
         check_null_text(self)

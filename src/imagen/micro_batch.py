@@ -38,6 +38,20 @@ def accumulate(trainer: lightning.Trainer, count: int) -> None:
     trainer.accumulate_grad_batches = count
 
 
+class Recount(lightning.Callback):
+    """Makes Lightning's count of micro-batches that of the steps done, where a run goes on with other micro-batches.
+
+    Where a step ends and a validation is due are by this count.
+    """
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        more = trainer.global_step * trainer.accumulate_grad_batches - progress.total.ready
+        for counts in (progress.total, progress.current):
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(counts, name, getattr(counts, name) + more)
+
+
 def largest(fits: Callable[[int], bool], most: int) -> int:
     """The largest number up to ``most`` that fits, 0 if none does: powers of two, then halves between two of them."""
     low, high = 0, 1
@@ -116,6 +130,7 @@ class FindMicroBatch(lightning.Callback):
             self.find(trainer, pl_module)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, device)
+            torch.compiler.reset()  # else training keeps kernels for batches of any size
 
     def find(self, trainer: lightning.Trainer, module: DiffusionModule) -> None:
         """Measure on this process's device, and have all processes take the least of what they found."""

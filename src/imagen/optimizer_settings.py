@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -24,3 +26,15 @@ def renew_settings(optimizer: Optimizer, scheduler: LRScheduler, settings: list[
     optimizer.load_state_dict(state)  # which also moves what a fused optimizer needs on its device
     scheduler.base_lrs = [own["initial_lr"] for own in settings]
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def lay_out_state(optimizer: Optimizer) -> None:
+    """Lay the state of an optimizer in memory as its parameters lie: a fused one goes through both number by number.
+
+    A checkpoint may come from a training whose parameters lay otherwise, contiguous ones instead of channels_last.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            laid_like_it = isinstance(value, Tensor) and value.shape == parameter.shape
+            if laid_like_it and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

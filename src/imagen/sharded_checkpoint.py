@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import all_gather_object, barrier, get_rank, get_world_size
 from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _EmptyStateDictLoadPlanner
@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
@@ -82,6 +83,18 @@ def load_folder(folder: Path, module: nn.Module, optimizers: Sequence[Optimizer]
     return torch.load(folder / SHARED, map_location="cpu", weights_only=True)
 
 
+def load_file(path: Path, module: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+    """The same from one file, whatever kind of training wrote it. All processes call it at once."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    # the first process sends whole tensors as they lie in its memory: channels_last ones would arrive in disorder
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    state = {name: value.contiguous() for name, value in checkpoint.pop("state_dict").items()}
+    set_model_state_dict(module, state, options=options)
+    for optimizer, numbered in zip(optimizers, checkpoint["optimizer_states"], strict=True):
+        set_optimizer_state_dict(module, optimizer, _named(numbered, module, optimizer), options=options)
+    return checkpoint
+
+
 def read_folder(folder: Path) -> dict[str, Any]:
     """The checkpoint as one file would hold it, on the CPU."""
     parts: dict[str, Any] = {}
@@ -97,6 +110,18 @@ def _numbered(optimizer: dict[str, Any]) -> dict[str, Any]:
     number = {name: i for i, name in enumerate(names)}
     groups = [{**group, "params": [number[name] for name in group["params"]]} for group in optimizer["param_groups"]]
     return {"state": {number[name]: state for name, state in optimizer["state"].items()}, "param_groups": groups}
+
+
+def _named(state: dict[str, Any], module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Undo ``_numbered`` for this optimizer, its tensors contiguous."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    own = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    groups = [{**group, "params": [own[number] for number in group["params"]]} for group in state["param_groups"]]
+    values = {
+        own[number]: {name: part.contiguous() if isinstance(part, Tensor) else part for name, part in parts.items()}
+        for number, parts in state["state"].items()
+    }
+    return {"state": values, "param_groups": groups}
 
 
 class _Unpickler(pickle.Unpickler):

@@ -130,7 +130,7 @@ class Stage:
 
         return self.threshold(denoise)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         text: TextEmbedding,
@@ -143,7 +143,7 @@ class Stage:
             given, size = Drawn(low_res), (low_res.shape[-2] * self.scale, low_res.shape[-1] * self.scale)
         return self.draw(self.condition(text, given, generators), size, generators).pictures
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def condition(
         self,
         text: TextEmbedding,
@@ -166,7 +166,7 @@ class Stage:
             corrupted = low_res.unfinished
         return Conditioning(text, corrupted, logsnr, negative)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def draw(
         self,
         cond: Conditioning,

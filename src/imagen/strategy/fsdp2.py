@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from imagen.network.layers import layers_of
 from imagen.ranges import Count
-from imagen.sharded_checkpoint import load_folder, write_folder
+from imagen.sharded_checkpoint import load_file, load_folder, write_folder
 
 
 class FSDP2(ModelParallelStrategy):
@@ -41,10 +41,8 @@ class FSDP2(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         path = Path(self.broadcast(str(checkpoint_path)))
-        if path.is_dir():
-            assert self.model is not None
-            return load_folder(path, self.model, self.optimizers)
-        return super().load_checkpoint(path, weights_only)
+        assert self.model is not None
+        return (load_folder if path.is_dir() else load_file)(path, self.model, self.optimizers)
 
     def shard(self, network: nn.Module) -> None:
         """Divide a network's parameters, layer by layer, before an optimizer is made; all processes have the same ones.
