@@ -84,6 +84,9 @@ def test_a_folder_of_several_processes_is_whole_with_what_is_written_last(tmp_pa
     folder = shared_folder(tmp_path / "a.ckpt")
     check_whole(folder)
     assert read_checkpoint(folder)["global_step"] == 3
+    write_checkpoint({"imagen": {}, "global_step": 3}, folder / SHARED)
+    with pytest.raises(DamagedError, match="lists no parts"):
+        check_whole(folder)
     (folder / SHARED).unlink()
     with pytest.raises(DamagedError, match=r"lacks meta\.pt"):
         check_whole(folder)

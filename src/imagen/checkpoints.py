@@ -85,7 +85,10 @@ def check_whole(path: Path, remedy: str = "give another") -> None:
     if not (path / SHARED).is_file():
         raise DamagedError(f"checkpoint '{path}' is damaged (it lacks {SHARED}, which is written last): {remedy}")
     _check_zip(path / SHARED, path, remedy)
-    for name, (size, crc) in read_checkpoint(path, remedy, mmap=True)[PARTS].items():
+    shared = read_checkpoint(path, remedy, mmap=True)
+    if PARTS not in shared:
+        raise DamagedError(f"checkpoint '{path}' is damaged, or of another version (it lists no parts): {remedy}")
+    for name, (size, crc) in shared[PARTS].items():
         part = path / name
         if not part.is_file() or part.stat().st_size != size or size_and_crc(part) != (size, crc):
             raise DamagedError(f"checkpoint '{path}' is damaged (its part {name} is not what was written): {remedy}")
