@@ -13,7 +13,7 @@ from processes import ROOT, free_port, on_two_ranks, running
 from imagen import launching
 from imagen.cli import CONF
 from imagen.errors import UserError
-from imagen.launching import check_same_state, differences, flattened, refuse_multirun
+from imagen.launching import check_same_state, check_started, differences, flattened, refuse_multirun
 from imagen.resume import Past
 
 TOY = ["train.py", "experiment=toy", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "callback=[]"]
@@ -90,6 +90,26 @@ def sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize(
+    ("devices", "local", "world", "remedy"),
+    [
+        (1, 2, 2, "set trainer=ddp trainer.devices=2 trainer.num_nodes=1"),
+        (4, 2, 2, "set trainer.devices=2 trainer.num_nodes=1"),
+        (2, 2, 4, "set trainer.devices=2 trainer.num_nodes=2"),
+    ],
+)
+def test_processes_that_the_config_does_not_train_on_are_refused(monkeypatch, devices, local, world, remedy):
+    trainer = lightning.Trainer(accelerator="cpu", devices=devices, logger=False, enable_checkpointing=False)
+    check_started(trainer)
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": local, "WORLD_SIZE": world}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UserError, match=remedy):
+        check_started(trainer)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(devices))
+    monkeypatch.setenv("WORLD_SIZE", str(devices))
+    check_started(trainer)
+
+
 def test_a_multirun_that_would_start_processes_is_refused_with_the_command_that_works():
     works = r"--nproc-per-node=2 train.py experiment=toy optimizer.lr=0.1 'prompts=\[a, b\]'`"
     with pytest.raises(UserError, match=works):

@@ -129,7 +129,7 @@ def build_trainer(
 
     Raises: UserError if the batch cannot be split among its processes, or a multirun would start these.
     """
-    from imagen.launching import SameConfig, refuse_multirun
+    from imagen.launching import SameConfig, check_started, refuse_multirun
     from imagen.micro_batch import FindMicroBatch, Recount, accumulate, accumulation
 
     finder = [FindMicroBatch(cfg.batch_size, partial(_example_batch, cfg))] if cfg.find_batch_size else []
@@ -149,6 +149,7 @@ def build_trainer(
     if isinstance(node.strategy, DictConfig):
         fixed["strategy"] = instantiate(node.strategy)
     trainer: lightning.Trainer = instantiate(node, **fixed)
+    check_started(trainer)
     refuse_multirun(trainer)
     accumulate(trainer, accumulation(cfg.batch_size, cfg.micro_batch_size, trainer.world_size))
     return trainer

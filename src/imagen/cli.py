@@ -212,6 +212,8 @@ class one_sentence:
             sys.exit(f"error: {_of_the_disk(error)}")
         if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
             sys.exit("error: a group takes the name of an option, or a list of them: not null, a number or a mapping")
+        if isinstance(error, RuntimeError) and str(error).startswith('Could not detect "srun"'):
+            sys.exit("error: hydra/launcher=slurm needs SLURM's srun, which is not here: take hydra/launcher=local")
         foreseen = isinstance(error, HydraException | InterpolationResolutionError)
         if foreseen and not isinstance(error, InstantiationException):
             sys.exit(f"error: {explain(error, self.config_name)}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 from typing import Any
 
@@ -80,6 +81,24 @@ def _gathered(value: Any) -> list[Any]:
     found: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, value)
     return found
+
+
+def check_started(trainer: lightning.Trainer) -> None:
+    """Raises: UserError if torchrun has started other processes than the config trains on.
+
+    With fewer devices in the config each of them would train the whole run by itself.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    machines = int(os.environ["WORLD_SIZE"]) // local
+    if (trainer.num_devices, trainer.num_nodes) != (local, machines):
+        strategy = "" if trainer.world_size > 1 else "trainer=ddp "
+        raise UserError(
+            f"torchrun has started {local} processes on {machines} machines, but the config trains on "
+            f"{trainer.num_devices} devices of {trainer.num_nodes}: set {strategy}trainer.devices={local} "
+            f"trainer.num_nodes={machines}"
+        )
 
 
 def refuse_multirun(trainer: lightning.Trainer) -> None:

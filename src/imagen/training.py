@@ -34,6 +34,7 @@ EXPECTED_WARNINGS = (
     "does not have many workers",  # how many serve is the config's choice
     "in eval mode at the start of training",  # the averaged network
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own
+    "`broadcast_buffers` is deprecated",  # older versions of torch have no other word for it
 )
 
 
@@ -124,13 +125,15 @@ def _go_back(trainer: lightning.Trainer, folder: RunFolder, guard: Guard, behind
     tried: int = trainer.strategy.broadcast(in_vain(folder, guard.last_good, behind))  # the others may not see the last
     if guard.then == "stop" or tried >= guard.max_rollbacks:
         after = f" even after going back {tried} times" if tried else ""
+        again = "go on from a checkpoint by resume=" if folder.all_checkpoints() else "begin again"
         raise UserError(
-            f"{failed}{after}: look at their batches in {folder.faults}, and go on from a checkpoint with another "
-            "setting, a lower optimizer.lr say, by resume="
+            f"{failed}{after}: look at their batches in {folder.faults}, and {again} with another setting, a lower "
+            "optimizer.lr say"
         )
     if trainer.is_global_zero:
-        go_back(folder, guard.gave_up_at, guard.last_good, behind)
-        print(f"{failed}: going back to the last good checkpoint, for time {tried + 1} of {guard.max_rollbacks}")
+        back_to = go_back(folder, guard.gave_up_at, guard.last_good, behind)[-1].back_to
+        place = f"to the checkpoint of step {back_to}" if back_to else "to the beginning, since there is no checkpoint"
+        print(f"{failed}: going back {place}, for time {tried + 1} of {guard.max_rollbacks}")
     trainer.strategy.barrier()
 
 

@@ -26,7 +26,10 @@ def take_weights(network: nn.Module, source: str | Path, config: dict[str, Any])
 
     Raises: UserError if ``source`` is missing or damaged, or almost nothing of it fits.
     """
-    there = read_weights(source)
+    try:
+        there = read_weights(source)
+    except UserError as error:
+        raise UserError(f"init_from={source} cannot be taken: {error}") from error
     here = dict(network.named_parameters())
     fitting = {name for name, own in here.items() if name in there.state and there.state[name].shape == own.shape}
     taken, total = (sum(here[name].numel() for name in names) for names in (fitting, here))

@@ -93,7 +93,7 @@ def evaluate(cfg: DictConfig) -> Path:
     write_json(folder / "report.json", report)
     for row in rows:
         print(json.dumps({**row["point"], **row["metrics"]}))
-    print(f"{folder}/report.json, table.csv and sheet.html")
+    print(f"{folder}/report.json, table.csv, sheet.html{', curve.png' * (folder / 'curve.png').is_file()}")
     return folder
 
 

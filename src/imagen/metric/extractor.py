@@ -57,7 +57,10 @@ class PixelComponents(Extractor):
         """Raises: UserError if there are not more pictures than components."""
         super().__init__()
         if len(pictures) <= count:
-            raise UserError(f"components={count} needs more than {len(pictures)} real pictures: take fewer")
+            raise UserError(
+                f"components={count} needs more than {len(pictures)} real pictures: take fewer, "
+                f"metric.fd_pixel.components={max(1, len(pictures) // 2)} say"
+            )
         rows = torch.cat([self._pixels(batch) for batch in pictures.batches(1024)])
         mean = rows.mean(dim=0)
         with torch.random.fork_rng(devices=[]):  # the search begins at random, always the same

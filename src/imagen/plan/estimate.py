@@ -118,7 +118,9 @@ def estimate(run: Run, way: Way, gpus: int, gpu: GPU, utilisation: float, assume
 
     Raises: UserError if the batch is no multiple of the GPUs.
     """
-    if gpus < 1 or run.batch_size % gpus:
+    if gpus < 1:
+        raise UserError(f"gpus={gpus} must be at least 1")
+    if run.batch_size % gpus:
         raise UserError(f"gpus={gpus} must divide the global batch_size={run.batch_size} of {run.name}")
     counts, share = run.counts, run.batch_size // gpus
     state = state_bytes(counts, way, gpus)
