@@ -89,7 +89,6 @@ def sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "HydraConfig", config)
 
 
-@pytest.mark.usefixtures("sweep")
 @pytest.mark.parametrize(
     ("devices", "local", "world", "remedy"),
     [
@@ -110,6 +109,7 @@ def test_processes_that_the_config_does_not_train_on_are_refused(monkeypatch, de
     check_started(trainer)
 
 
+@pytest.mark.usefixtures("sweep")
 def test_a_multirun_that_would_start_processes_is_refused_with_the_command_that_works():
     works = r"--nproc-per-node=2 train.py experiment=toy optimizer.lr=0.1 'prompts=\[a, b\]'`"
     with pytest.raises(UserError, match=works):
