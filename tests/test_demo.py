@@ -23,8 +23,9 @@ def test_a_step_that_fails_ends_the_demo_with_its_command():
 def test_ctrl_c_waits_for_the_script_in_hand_however_long_it_saves():
     # the whole process group has the signal: here the script sends it on, and takes its time
     child = "import os, signal, sys, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(0.5); sys.exit(130)"
+    before = signal.getsignal(signal.SIGINT)
     assert demo._wait([sys.executable, "-c", child]) == (130, signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_script_that_was_stopped_stops_the_demo_with_its_status(monkeypatch, capsys):
