@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from imagen.devices import peak_flops, peak_memory, pick_device
+from imagen.devices import own_device, peak_flops, peak_memory, pick_device
 from imagen.errors import UserError
 
 
@@ -30,3 +30,9 @@ def test_the_peak_of_memory_takes_in_what_was_held_for_a_moment():
     before = peak_memory(torch.device("cpu"))
     torch.ones(2**26).sum()  # 256 MiB
     assert peak_memory(torch.device("cpu")) >= max(before, 2**28)
+
+
+def test_a_device_that_is_named_is_taken():
+    assert own_device("cpu", 3) == torch.device("cpu")
+    with pytest.raises(UserError, match="device=cuda:99"):
+        own_device("cuda:99", 0)

@@ -1,6 +1,7 @@
 """Evaluation: points of axes, galleries that are taken up, tables and curves. The script itself: test_scripts.py."""
 
 import csv
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from imagen import build
 from imagen.cascade import Cascade, Samples
 from imagen.cli import compose
 from imagen.errors import UserError
+from imagen.evaluation.command import Prompts, _galleries
 from imagen.evaluation.gallery import Gallery
 from imagen.evaluation.page import write_page
 from imagen.evaluation.points import points_of
@@ -51,6 +53,15 @@ def test_axes_are_crossed_the_last_fastest_and_options_are_taken_whole():
     assert points[3].cfg.base.threshold["_target_"].endswith("DynamicThreshold")
     assert cfg.seed == 0
     assert [point.name for point in points_of(evaluation())] == ["all"]
+
+
+def test_every_point_draws_by_its_own_settings(tmp_path):
+    stage = SimpleNamespace(config={"resolution": 16})
+    seeds = [
+        _galleries(point, tmp_path, Prompts(["a"], ["a"], ["a"]), {}, 1, [stage])[0].seed
+        for point in points_of(evaluation("axes={seed:[3,4]}"))
+    ]
+    assert seeds == [3, 4]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +119,7 @@ def test_a_gallery_draws_each_batch_once_and_redoes_a_broken_one_whole(tmp_path)
 def test_a_gallery_of_other_settings_is_left_as_it_is(tmp_path):
     gallery(tmp_path).begin()
     gallery(tmp_path).begin()
+    assert gallery(tmp_path).plan == gallery(tmp_path).plan != gallery(tmp_path, seed=8).plan
     with pytest.raises(UserError, match=r"holds pictures of other settings \(seed\)"):
         gallery(tmp_path, seed=8).begin()
 

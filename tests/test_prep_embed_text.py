@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from imagen.cli import CONF, compose
 from imagen.data import shards, tokens
@@ -15,7 +14,7 @@ from imagen.data.index import TEXT_FIELDS, index_path, read_index
 from imagen.errors import UserError
 from imagen.files import locate
 from imagen.prep.embed_text import command
-from imagen.prep.embed_text.command import embed_set, embed_with, own_device
+from imagen.prep.embed_text.command import embed_set, embed_with
 from imagen.prep.embed_text.encoding import Batch, Encoding, Rows
 from imagen.text_encoder import Hash
 from imagen.types import TextEmbedding
@@ -385,12 +384,6 @@ def test_the_smallest_pictures_captions_are_read(root):
         "train": "images-4",
         "val": "images-16",
     }
-
-
-def test_a_device_that_is_named_is_taken():
-    assert own_device("cpu", 3) == torch.device("cpu")
-    with pytest.raises(UserError, match="device=cuda:99"):
-        own_device("cuda:99", 0)
 
 
 def test_the_script_takes_its_share_from_torchrun(root):

@@ -47,6 +47,14 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return picked
 
 
+def own_device(device: str | None, number: int) -> torch.device:
+    """The device of that name; of several GPUs the one of this ``number``, unless one is named (cuda:3)."""
+    picked = pick_device(device)
+    if picked.type == "cuda" and picked.index is None:
+        return torch.device("cuda", number % torch.cuda.device_count())
+    return picked
+
+
 def peak_flops(name: str) -> float | None:
     """The dense bf16 peak of a GPU of that name; None where the table has none."""
 

@@ -1,6 +1,8 @@
 """``evaluate.py``: draw at every point, measure, and write report, table, curve and sheet."""
 
+import hashlib
 import json
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from imagen import build
-from imagen.devices import pick_device
+from imagen.devices import own_device
 from imagen.errors import UserError
 from imagen.evaluation.gallery import Gallery
 from imagen.evaluation.page import write_page
@@ -67,7 +69,7 @@ def evaluate(cfg: DictConfig) -> Path:
         "weights": [checksum(weights.state) for weights in read],
         "configs": [config_hash(weights.config) for weights in read],
     }
-    galleries = [_galleries(cfg, point, folder, prompts, identity, depth, read) for point in points]
+    galleries = [_galleries(point, folder, prompts, identity, depth, read) for point in points]
     seconds = [_draw(point, pair, depth) for point, pair in zip(points, galleries, strict=True)]
     if left := sum(len(gallery.missing()) for pair in galleries for gallery in pair):
         print(f"{left} batches of pictures are still drawn by other processes: the last of them measures")
@@ -116,7 +118,6 @@ def _prompts(cfg: DictConfig, reference: PictureSet) -> Prompts:
 
 
 def _galleries(
-    cfg: DictConfig,
     point: Point,
     folder: Path,
     prompts: Prompts,
@@ -125,8 +126,8 @@ def _galleries(
     read: Sequence[Any],
 ) -> tuple[Gallery, Gallery]:
     """What is measured of a point, and what is shown of it."""
-    sides = [weights.config["resolution"] for weights in read]
-    settings = {**identity, "slots": {slot: plain(point.cfg[slot]) for slot in SLOTS}}
+    cfg, sides = point.cfg, [weights.config["resolution"] for weights in read]
+    settings = {**identity, "slots": {slot: plain(cfg[slot]) for slot in SLOTS}}
     own = folder / point.name
     measured = Gallery(
         own / "measured", prompts.measured, sides[:depth], settings, cfg.num_samples, cfg.base_batch_size, cfg.seed
@@ -146,7 +147,7 @@ def _draw(point: Point, galleries: tuple[Gallery, Gallery], depth: int) -> float
         cfg.stages,
         slots={name: cfg[name] for name in SLOTS},
         text_encoder=cfg.text_encoder,
-        device=cfg.device,
+        device=_device(cfg),
         offload=cfg.offload,
     )
     started = time.perf_counter()
@@ -156,13 +157,19 @@ def _draw(point: Point, galleries: tuple[Gallery, Gallery], depth: int) -> float
     return time.perf_counter() - started
 
 
+def _device(cfg: DictConfig) -> torch.device:
+    """Of several GPUs, each process of a machine its own."""
+    return own_device(cfg.device, int(os.environ.get("LOCAL_RANK", 0)))
+
+
 def _measured(point: Point, gallery: Gallery, reference: PictureSet) -> dict[str, Any]:
     """One point's row: what was set, every metric's figures, and why a metric gives none.
 
     It is kept as ``metrics.json``, and taken from there where the pictures and metrics are still the same.
     """
     path = gallery.folder.parent / "metrics.json"
-    asked = {"gallery": dict(gallery.settings), "metric": plain(point.cfg.metric), "real": len(reference)}
+    pictures = hashlib.sha256(json.dumps(gallery.plan).encode()).hexdigest()
+    asked = {"pictures": pictures, "metric": plain(point.cfg.metric), "real": len(reference)}
     if (kept := _kept(path, asked)) is not None:
         return kept
     drawn = gallery.pictures(gallery.sides[-1])
@@ -171,7 +178,7 @@ def _measured(point: Point, gallery: Gallery, reference: PictureSet) -> dict[str
     skipped: dict[str, str] = {}
     for name, node in point.cfg.metric.items():
         metric: Metric = build.instantiate(node)
-        metric.device = pick_device(point.cfg.device)
+        metric.device = _device(point.cfg)
         try:
             figures |= metric(drawn, reference)
             known[str(name)] = metric.provenance()
@@ -215,7 +222,9 @@ def _is_current(folder: Path, asked: dict[str, Any]) -> bool:
     paths = [Path(source) for source in asked["stages"]]
     weights = [path if path.suffix == ".safetensors" else RunFolder(path).weights for path in paths]
     newer = any(not path.is_file() or path.stat().st_mtime > written for path in weights)
-    return not newer and json.loads(report.read_text(encoding="utf-8")).get("asked") == json.loads(json.dumps(asked))
+    there = json.loads(report.read_text(encoding="utf-8"))
+    lacking = any(row["skipped"] for row in there.get("points", []))  # which may be there by now
+    return not newer and not lacking and there.get("asked") == json.loads(json.dumps(asked))
 
 
 def _timing(source: str) -> dict[str, Any]:

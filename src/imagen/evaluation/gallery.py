@@ -41,8 +41,21 @@ class Gallery:
 
     def begin(self) -> None:
         """Make the folder and write ``samples.json``. Raises: UserError if it holds pictures of other settings."""
-        path = self.folder / "samples.json"
-        wanted = {
+        path, wanted = self.folder / "samples.json", self.plan
+        if not path.is_file():
+            write_json(path, wanted)
+            return
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if differing := [key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key)]:
+            raise UserError(
+                f"{self.folder} holds pictures of other settings ({', '.join(differing)}): delete it, or choose "
+                "another output_dir"
+            )
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """What ``samples.json`` says: all that decides the pictures, and their files; as JSON has it."""
+        plan = {
             **self.settings,
             "seed": self.seed,
             "batch_size": self.batch_size,
@@ -53,16 +66,7 @@ class Gallery:
                 for s in range(self.num_samples)
             ],
         }
-        wanted = json.loads(json.dumps(wanted))
-        if not path.is_file():
-            write_json(path, wanted)
-            return
-        there = json.loads(path.read_text(encoding="utf-8"))
-        if differing := [key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key)]:
-            raise UserError(
-                f"{self.folder} holds pictures of other settings ({', '.join(differing)}): delete it, or choose "
-                "another output_dir"
-            )
+        return json.loads(json.dumps(plan))
 
     @cached_property
     def batches(self) -> list[range]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imagen.errors import UserError
 from imagen.metric.base import Metric
-from imagen.metric.extractor import CLIP_MEAN, CLIP_STD
+from imagen.metric.extractor import CLIP_MEAN, CLIP_STD, to_square
 from imagen.metric.pictures import Pictures
 from imagen.ranges import Count
 from imagen.runs import checksum
@@ -48,10 +48,7 @@ class CLIPScore(Metric):
 
     def _pixels(self, batch: Tensor, model: Any) -> Tensor:
         # handed over as the network itself takes them: processors divide by 255 what is in [0, 1] already
-        side = model.config.vision_config.image_size
-        pixels = F.interpolate(
-            batch.to(self.device).float() / 255, size=(side, side), mode="bicubic", antialias=True, align_corners=False
-        ).clamp(0, 1)
+        pixels = to_square(batch.to(self.device), model.config.vision_config.image_size)
         mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
         return (pixels - mean) / std
 

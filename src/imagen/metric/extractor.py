@@ -146,17 +146,20 @@ class VisionTransformer(Extractor):
         self.num_features = getattr(config, "projection_dim", None) or config.hidden_size
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        pixels = images.float() / 255
-        if pixels.shape[-2:] != (self.size, self.size):
-            pixels = F.interpolate(
-                pixels, size=(self.size, self.size), mode="bicubic", antialias=True, align_corners=False
-            ).clamp(0, 1)
         network = cast(Any, self.network)
         run = getattr(network, "get_image_features", network)  # CLIP's, with its projection
-        return run(pixel_values=(pixels - self.mean) / self.std).pooler_output
+        return run(pixel_values=(to_square(images, self.size) - self.mean) / self.std).pooler_output
 
     def identity(self) -> dict[str, str | int | float]:
         return {**super().identity(), "extractor": self.path, "resize": f"bicubic {self.size}"}
+
+
+def to_square(images: UInt8[Tensor, "b 3 h w"], side: int) -> Float[Tensor, "b 3 side side"]:
+    """Pictures in [0, 1], resized whole by antialiased bicubic filtering."""
+    pixels = images.float() / 255
+    if pixels.shape[-2:] == (side, side):
+        return pixels
+    return F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def load_vision_model(path: str) -> nn.Module:

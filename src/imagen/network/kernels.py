@@ -21,7 +21,7 @@ def group_norm(
     x: Float[Tensor, "b c h w"], groups: int, gain: Float[Tensor, "b c"], bias: Float[Tensor, "b c"]
 ) -> Float[Tensor, "b c h w"]:
     """GroupNorm with a gain and a bias of each example's own: ``(x - mean) / std * gain + bias``, in x's dtype."""
-    if x.device.type == "cpu":
+    if x.is_cpu:
         return _GroupNormCPU.apply(x, groups, gain, bias)
     normed = F.group_norm(x, groups, eps=EPSILON)  # float32 under autocast
     return torch.addcmul(bias[:, :, None, None], normed, gain[:, :, None, None]).to(x.dtype)
@@ -32,7 +32,7 @@ def conv3x3(
 ) -> Float[Tensor, "b o h w"]:
     """A 3x3 convolution with a border of zeros, in autocast's dtype where that is on."""
     b, c, h, w = x.shape
-    if x.device.type == "cpu" and b * h * w <= c:  # fewer pixels than channels: most of the work is the weight's own
+    if x.is_cpu and b * h * w <= c:  # fewer pixels than channels: most of the work is the weight's own
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if dtype == torch.bfloat16 and torch.is_grad_enabled():
             return _WideConvCPU.apply(x.to(dtype), weight.to(dtype), bias.to(dtype))
@@ -50,7 +50,7 @@ def attend(
     None says that all are: a mask, even one that hides nothing, would rule out the flash kernel on GPUs.
     """
     q, k, v = (a.transpose(1, 2) for a in (q, k, v))
-    if q.device.type == "cpu":
+    if q.is_cpu:
         out = _attend_cpu(q, k, v, visible)
     else:
         mask = None if visible is None else visible[:, None, None, :]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from imagen.build import build_encoder
 from imagen.data import shards, tokens
 from imagen.data.writer import read_stats
-from imagen.devices import pick_device
+from imagen.devices import own_device
 from imagen.errors import UserError
 from imagen.files import Location, locate, names_in, write_json
 from imagen.prep.embed_text.encoding import UNREADABLE, Encoding
@@ -50,14 +50,6 @@ class Embed:
         total = sum(sidecar.captions for sidecar in share.sidecars if not sidecar.looks_whole)
         with tqdm(total=total, desc=encoder.name, unit="caption", position=share.number, disable=not total) as bar:
             return list(self.encoding(share.sidecars, bar))
-
-
-def own_device(device: str | None, number: int) -> torch.device:
-    """The device of that name; of several GPUs the one of this ``number``, unless one is named (cuda:3)."""
-    picked = pick_device(device)
-    if picked.type == "cuda" and picked.index is None:
-        return torch.device("cuda", number % torch.cuda.device_count())
-    return picked
 
 
 def embed_set(cfg: DictConfig) -> None:
