@@ -187,6 +187,18 @@ def test_minilm_comes_with_its_package():
     assert near > 0.7 > 0.3 > far
 
 
+def test_minilm_cut_short_gives_the_states_of_an_inner_layer():
+    node = OmegaConf.load(CONF / "text_encoder" / "minilm.yaml")
+    whole, first, none = (instantiate(node, num_layers=count) for count in (None, 2, 0))
+    ids = whole.tokenize(["a red apple"])
+    states = whole._model(input_ids=torch.tensor(ids), output_hidden_states=True).hidden_states
+    for encoder, state in ((first, states[2]), (none, states[0]), (whole, states[6])):
+        torch.testing.assert_close(encoder.encode(["a red apple"]).tokens, state, rtol=1e-5, atol=1e-5)
+    assert len({json.dumps(encoder.declared()) for encoder in (whole, first, none)}) == 3
+    with pytest.raises(UserError, match=r"num_layers=7, but minilm has 6 layers"):
+        instantiate(node, num_layers=7).encode(["a"])
+
+
 def test_bf16_is_computed_in_bf16_and_given_as_fp32(t5_folder):
     full, half = tiny(T5, t5_folder).encode(CAPTIONS).tokens, tiny(T5, t5_folder, dtype="bf16").encode(CAPTIONS).tokens
     assert half.dtype == torch.float32

