@@ -18,14 +18,10 @@ from torch import Tensor
 from imagen.checkpoints import read_checkpoint
 from imagen.errors import UserError
 from imagen.files import atomic_write, disk_errors, make_folder, write_json
+from imagen.hold import hold
 
 if TYPE_CHECKING:  # whoever reads a run's weights need not wait for Lightning
     import lightning
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: two trainings of one run are then not told apart
-    fcntl = None
 
 log = logging.getLogger(__name__)
 
@@ -128,15 +124,10 @@ class RunFolder:
         Raises: UserError if another process trains in it, or it cannot be made.
         """
         make_folder(self.path, "output_dir")
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                if fcntl is not None:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with hold(self.path / ".lock") as alone:
+            if not alone:
                 taken = f"{self.path} is being trained by another process"
-                raise UserError(f"{taken}: wait for it, or choose another seed or output_dir") from None
-            except OSError:  # a file system without locks
-                pass
+                raise UserError(f"{taken}: wait for it, or choose another seed or output_dir")
             try:
                 yield
             finally:
