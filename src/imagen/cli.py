@@ -91,18 +91,18 @@ def _drop_stale(node: DictConfig, choice: str) -> None:
 
 def _check_keys(cfg: DictConfig, config_name: str) -> None:
     """Hydra refuses a mistyped key on the command line; in an experiment it would compose, and do nothing."""
-    known = _declared(CONF / f"{config_name}.yaml")
+    known = declared_keys(CONF / f"{config_name}.yaml")
     valid = sorted(set(_keys(OmegaConf.to_container(cfg, resolve=False))))
     for key in map(str, cfg):
         if key not in known:
-            raise UserError(_unknown(key, [name for name in valid if name.split(".")[0] in known]))
+            raise UserError(unknown_key(key, [name for name in valid if name.split(".")[0] in known]))
     for many in [name for name in ("callback", "logger", "metric") if name in cfg]:
         options = {path.stem for path in (CONF / many).glob("*.yaml")}
         for key in sorted(set(map(str, cfg[many])) - options):
-            raise UserError(_unknown(f"{many}.{key}", [f"{many}.{option}" for option in sorted(options)]))
+            raise UserError(unknown_key(f"{many}.{key}", [f"{many}.{option}" for option in sorted(options)]))
 
 
-def _declared(path: Path) -> set[str]:
+def declared_keys(path: Path) -> set[str]:
     """The keys at the top of what a file composes: its own, and those of the options in its defaults."""
     node = read_yaml(path)
     keys = set(node) - {"defaults"}
@@ -111,7 +111,7 @@ def _declared(path: Path) -> set[str]:
             package = next(iter(default)).split("@")[-1].removeprefix("/")
             keys.add(package.split(".")[0])
         elif default != "_self_":  # a file whose package is _global_
-            keys |= _declared(CONF / f"{default.removeprefix('/')}.yaml")
+            keys |= declared_keys(CONF / f"{default.removeprefix('/')}.yaml")
     return keys
 
 
@@ -235,7 +235,8 @@ def explain(error: Exception, config_name: str) -> str:
         return f'{first_line} (quote a list for the shell: \'prompts=["a red apple","a house"]\')'
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"{group}={option} is not an option of {group}: {_nearest(option, group)}"
+        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={option} is not an option of {group}: {among(option, options)}"
     unknown = re.search(r"Could not override '([^']*)'", str(error)) or re.search(r"full_key: (\S+)", str(error))
     if unknown is None or isinstance(error, InterpolationResolutionError):
         return " ".join(str(error).split())
@@ -248,10 +249,11 @@ def explain(error: Exception, config_name: str) -> str:
     if places := _choices(config_name).get(unknown.group(1), []):
         return f"{group} is picked for each stage by itself: {', '.join(f'{place}=...' for place in places)}"
     valid = sorted(set(_keys(OmegaConf.to_container(compose(config_name, []), resolve=False))))
-    return _unknown(unknown.group(1), [*valid, *sorted(_declared(CONF / f"{config_name}.yaml") - set(valid))])
+    return unknown_key(unknown.group(1), [*valid, *sorted(declared_keys(CONF / f"{config_name}.yaml") - set(valid))])
 
 
-def _unknown(key: str, valid: Sequence[str]) -> str:
+def unknown_key(key: str, valid: Sequence[str]) -> str:
+    """That a key is none of the valid ones, and the nearest of them."""
     last = key.split(".")[-1].split("@")[0]
     close = difflib.get_close_matches(key, valid, n=3, cutoff=0.6)
     close += [name for name in valid if difflib.SequenceMatcher(None, name.split(".")[-1], last).ratio() > 0.8]
@@ -259,9 +261,9 @@ def _unknown(key: str, valid: Sequence[str]) -> str:
     return f"unknown config key '{key}': {hint}"
 
 
-def _nearest(option: str, group: str) -> str:
-    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    close = difflib.get_close_matches(option, names, n=3)
+def among(name: str, names: Sequence[str]) -> str:
+    """What there is to choose from, the nearest to ``name`` first."""
+    close = difflib.get_close_matches(name, names, n=3)
     there_are = f"there are {', '.join(names) or 'none'}"
     return f"the nearest is {close[0]}; {there_are}" if close else there_are
 
