@@ -3,10 +3,10 @@
 from omegaconf import DictConfig
 
 from imagen.cli import main
-from imagen.slots import register
+from imagen.slots import of_stages
 
 
-@main("evaluate", prepare=register)
+@main("evaluate", around=of_stages)
 def run(cfg: DictConfig) -> None:
     from imagen.evaluation import evaluate  # here, so that --help answers before torch is loaded
 

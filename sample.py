@@ -6,10 +6,10 @@ Or something of a picture: task=inpaint image=photo.png mask=mask.png. The other
 from omegaconf import DictConfig
 
 from imagen.cli import main
-from imagen.slots import register
+from imagen.slots import of_stages
 
 
-@main("sample", prepare=register)
+@main("sample", around=of_stages)
 def run(cfg: DictConfig) -> None:
     from imagen.sampling import sample  # here, so that --help answers before torch is loaded
 

@@ -1,15 +1,24 @@
-"""Train one stage: python train.py experiment=demo_base16 [any.key=value ...]."""
+"""Train one stage: python train.py experiment=demo_base16 [any.key=value ...].
+
+An ablation of the paper's trains and measures all of its variants: python train.py -m ablation=encoder_size scale=demo
+"""
 
 from omegaconf import DictConfig
 
+from imagen.ablation import as_asked
 from imagen.cli import main
 
 
-@main("train")
+@main("train", around=as_asked)
 def run(cfg: DictConfig) -> None:
-    from imagen.training import train  # here, so that --help answers before torch is loaded
+    if cfg.sweep is None:
+        from imagen.training import train  # here, so that --help answers before torch is loaded
 
-    train(cfg)
+        train(cfg)
+    else:
+        from imagen.ablation.run import run_point
+
+        run_point(cfg)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ REBUILT_FROM = (
 )
 """What of a run's config a stage is rebuilt from."""
 
+OF_A_SWEEP = ("sweep", "finished")
+"""Keys that say which sweep a run is a point of, which is nothing of its own."""
+
 
 def build_encoder(cfg: DictConfig) -> TextEncoder:
     encoder: TextEncoder = instantiate(cfg.text_encoder)
@@ -96,6 +99,7 @@ def build_module(
     network = build_network(cfg)
     begin(network)
     check_crop(cfg, network)
+    instantiate(cfg.group_norm).apply(network)
     denoiser = Denoiser(network, instantiate(cfg.parameterization))
     ema = instantiate(cfg.ema, network)
     instantiate(cfg.recompute).apply(network)  # its average, made before, needs none
@@ -120,22 +124,21 @@ def build_module(
     )
 
 
-def build_trainer(
-    cfg: DictConfig, folder: RunFolder, log: "lightning.pytorch.loggers.Logger", goes_on_from: str = "nothing"
-) -> "lightning.Trainer":
+def build_trainer(cfg: DictConfig, folder: RunFolder, log: "lightning.pytorch.loggers.Logger") -> "lightning.Trainer":
     """Lightning's Trainer with the config's callbacks and loggers; its ``default_root_dir`` is the run's folder.
-
-    Several processes must have the same config, and go on from the same state, whatever words say which it is.
 
     Raises: UserError if the batch cannot be split among its processes, or a multirun would start these.
     """
-    from imagen.launching import SameConfig, check_started, refuse_multirun
+    from imagen.deadline import Deadline
+    from imagen.launching import check_started, refuse_multirun
     from imagen.micro_batch import FindMicroBatch, Recount, accumulate, accumulation
 
     finder = [FindMicroBatch(cfg.batch_size, partial(_example_batch, cfg))] if cfg.find_batch_size else []
+    limit = OmegaConf.to_container(cfg.trainer).get("max_time")
+    deadline = [] if limit is None else [Deadline(limit)]  # before the others: a checkpoint heeds it
     fixed = {
         "default_root_dir": str(folder.path),
-        "callbacks": [SameConfig(run_config(cfg), goes_on_from), Recount(), *finder, *_picked(cfg, "callback")],
+        "callbacks": [Recount(), *finder, *deadline, *_picked(cfg, "callback")],
         "logger": [log, *_loggers(cfg, folder)],
         "enable_checkpointing": False,  # the checkpoint callback's work
         "enable_model_summary": False,
@@ -304,5 +307,5 @@ def _check_encoder(own: dict[str, str | int | None], read: list[Weights], source
 
 
 def run_config(cfg: DictConfig) -> dict[str, Any]:
-    """The part of a composed config that is the run: plain, resolved, without Hydra's own node."""
-    return {key: value for key, value in plain(cfg).items() if key not in ("hydra", "experiment")}
+    """The part of a composed config that is the run: plain, resolved, without Hydra's own node and the sweep's keys."""
+    return {key: value for key, value in plain(cfg).items() if key not in ("hydra", "experiment", *OF_A_SWEEP)}

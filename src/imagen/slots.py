@@ -1,7 +1,8 @@
 """Sampling starts from what the stages' own runs say: those settings become config options before Hydra composes."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -45,6 +46,13 @@ def register(arguments: Sequence[str]) -> None:
     _check_filled(arguments, list(config_of))
     for slot, choice in itertools.product(SLOTS, SLOT_CHOICES):
         store.store(group=choice, name=f"trained_{slot}", node=config_of.get(slot, {}).get(choice, {}))
+
+
+@contextmanager
+def of_stages(arguments: list[str]) -> Iterator[list[str]]:
+    """``register`` for a script's ``main``: yields the arguments as they are."""
+    register(arguments)
+    yield arguments
 
 
 def _check_filled(arguments: Sequence[str], filled: Sequence[str]) -> None:

@@ -1,0 +1,19 @@
+"""The paper's experiments as commands: an ablation is one file, one multirun, and one table of what came of it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+OURS = ("ablation", "scale", "seeds")
+"""What is asked of a sweep as a whole."""
+
+
+@contextmanager
+def as_asked(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """For a script's ``main``: the arguments as they are, or the multirun that the ablation among them stands for."""
+    if not any(argument.partition("=")[0] in OURS for argument in arguments):
+        yield list(arguments)
+        return
+    from imagen.ablation.sweep import as_multirun  # here, since it loads torch
+
+    with as_multirun(arguments) as swept:
+        yield swept

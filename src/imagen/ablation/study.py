@@ -1,0 +1,152 @@
+"""What an ablation is: variants that are trained, seeds, axes of sampling along which each is measured.
+
+``conf/ablation/<name>.yaml`` says it for each scale; ``conf/scale/<scale>.yaml`` says what all ablations of a scale
+have in common: the experiments whose stages are trained, what comes before the first, and how they are measured.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+
+from imagen.build import run_config
+from imagen.cli import CONF, compose
+from imagen.config_check import read_yaml
+from imagen.errors import UserError
+from imagen.runs import RunFolder
+
+ALONE = "default"
+"""The one variant of an ablation that trains nothing of its own: the scale's stage as it is."""
+
+OF_A_STUDY = ("paper", "claim", "stage")
+OF_A_SCALE = ("variants", "axes", "measure", "plot", "verdict")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training of a study: what it is called, its config, and where it lives."""
+
+    variant: str
+    seed: int
+    cfg: DictConfig
+    run: RunFolder
+    evaluation: Path
+    """The folder of its measurements, which ``evaluate.py`` writes."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """An ablation at one scale.
+
+    ``paper`` names its figure there, ``claim`` what it is said to show. ``stage`` is the one that is trained, base or
+    sr1; ``variants`` what each sets, ``axes`` what sampling is measured along. ``verdict`` says which difference of
+    which figure decides the claim, ``plot`` which figures are drawn against each other.
+    """
+
+    name: str
+    scale: str
+    paper: str
+    claim: str
+    stage: str
+    experiments: dict[str, str]
+    prepare: list[str]
+    measure: list[str]
+    variants: dict[str, dict[str, Any]]
+    plot: list[str]
+    verdict: dict[str, Any]
+    axes: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.name}-{self.scale}"
+
+    @property
+    def experiment(self) -> str:
+        """That of the stage that is trained."""
+        return self.experiments[self.stage]
+
+    def folder(self, output_dir: str | Path) -> Path:
+        """Where the sweep keeps its locks and errors, and the report what it draws."""
+        return Path(output_dir) / "ablations" / self.full_name
+
+    def store(self) -> None:
+        """Make the variants options of Hydra's group ``variant``, so that a multirun can go over them."""
+        for name, settings in self.variants.items():
+            ConfigStore.instance().store(group="variant", name=name, node=_node(settings), package="_global_")
+
+    def point(self, variant: str, seed: int, overrides: Sequence[str] = ()) -> Point:
+        """The training of one variant and seed, with what else the command line sets."""
+        self.store()
+        chosen = [f"experiment={self.experiment}", f"variant={variant}", f"seed={seed}"]
+        cfg = compose("train", [*chosen, *overrides])
+        return self.of(variant, cfg)
+
+    def of(self, variant: str, cfg: DictConfig) -> Point:
+        """The training that a composed config is."""
+        run = RunFolder.of(run_config(cfg))
+        return Point(variant, cfg.seed, cfg, run, run.path / "evaluations" / self.full_name)
+
+    def bases(self, cfg: DictConfig) -> list[Point]:
+        """The trainings whose pictures the trained stage enlarges: one for all variants and seeds, that of seed 0."""
+        if self.stage == "base":
+            return []
+        return [self.of("base", compose("train", [f"experiment={self.experiments['base']}", *_placed(cfg)]))]
+
+
+def read_study(name: str, scale: str) -> Study:
+    """Read an ablation at a scale. Raises: UserError naming what there is, where it is not of those."""
+    both = _read("ablation", name), _read("scale", scale)
+    if scale not in both[0]:
+        there = ", ".join(sorted(set(both[0]) & set(_options("scale"))))
+        raise UserError(f"ablation={name} has no scale={scale}: it has {there}")
+    of_name, of_scale = {key: both[0][key] for key in OF_A_STUDY}, both[1]
+    own = {key: both[0][scale][key] for key in OF_A_SCALE if key in both[0][scale]}
+    return Study(
+        name,
+        scale,
+        **of_name,
+        experiments=of_scale["experiments"],
+        prepare=of_scale["prepare"],
+        measure=[*of_scale["measure"], *own.get("measure", [])],
+        variants=own.get("variants", {ALONE: {}}),
+        plot=own.get("plot", of_scale["plot"]),
+        verdict=own["verdict"],
+        axes=own.get("axes", {}),
+    )
+
+
+def _placed(cfg: DictConfig) -> list[str]:
+    """The keys that say where things lie, for a training beside that of ``cfg``."""
+    return [f"output_dir={cfg.output_dir}", f"data.root={cfg.data.root}"]
+
+
+def _read(group: str, option: str) -> dict[str, Any]:
+    path = CONF / group / f"{option}.yaml"
+    if not path.is_file():
+        raise UserError(f"{group}={option} is not an option of {group}: there are {', '.join(_options(group))}")
+    return read_yaml(path)
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _node(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A variant as a file of Hydra's: picks of options become defaults, the rest keys."""
+    picks = {key: value for key, value in settings.items() if (CONF / key.partition("@")[0]).is_dir()}
+    node: dict[str, Any] = {"defaults": [{f"override /{key}": value} for key, value in picks.items()]}
+    for key, value in settings.items():
+        if key not in picks:
+            *parents, last = key.split(".")
+            inner = node
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[last] = value
+    return node
