@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -134,7 +135,8 @@ def options_of(config_name: str) -> str:
     lines = []
     for group, places in sorted(_choices(config_name).items()):
         options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        lines.append(f"{', '.join(places)}: {', '.join(options)}")
+        if options:  # a sweep's variants come with the ablation
+            lines.append(f"{', '.join(places)}: {', '.join(options)}")
     return "\n".join(lines)
 
 
@@ -165,11 +167,12 @@ for _resolver in (about, keys_of, options_of):  # conf/hydra/here.yaml asks for 
 
 
 def main(
-    config_name: str, prepare: Callable[[list[str]], None] = lambda arguments: None
+    config_name: str, around: Callable[[list[str]], AbstractContextManager[list[str]]] = nullcontext
 ) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Decorate a script's ``task(cfg)``: like ``hydra.main``, but a user's mistake ends in one sentence and status 1.
 
-    ``prepare`` is called with the command line's arguments before anything is composed.
+    ``around`` takes the command line's arguments and gives those that are composed; it may do something before and
+    after.
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -180,8 +183,8 @@ def main(
 
         def script() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception over instead of printing it
-            with one_sentence(config_name):
-                prepare(sys.argv[1:])
+            with one_sentence(config_name), around(sys.argv[1:]) as arguments:
+                sys.argv[1:] = arguments
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
 
         return script
