@@ -1,8 +1,8 @@
 """What a training run takes of a machine, from its network's counts and what is assumed of the machine.
 
-Forward and backward take their operations at a share of the GPU's peak. The update of weights, optimizer and average
-takes the bytes that it reads and writes. Gradients and shards go round in rings, hidden behind the work that they can
-be hidden behind, and the data is read meanwhile.
+Forward and backward take their operations at a share of the GPU's peak; what selective recomputation repeats, and the
+update of weights, optimizer and average, the bytes that they read and write. Gradients and shards go round in rings,
+hidden behind the work that they can be hidden behind, and the data is read meanwhile.
 """
 
 import math
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from imagen.data.tokens import member_bytes, tar_bytes
 from imagen.devices import PEAK_FLOPS
-from imagen.errors import UserError
+from imagen.micro_batch import accumulation
 from imagen.plan.counts import Counts
 
 WEIGHT_BYTES = 4
@@ -22,7 +22,7 @@ BF16_BYTES = 2
 
 @dataclass(frozen=True)
 class GPU:
-    """Its name as CUDA gives it, memory in bytes, dense bf16 peak in FLOP/s, and bandwidth of its memory in bytes/s."""
+    """Its name as CUDA gives it, memory in bytes (nvidia-smi's), dense bf16 peak in FLOP/s, its memory's bytes/s."""
 
     name: str
     memory: int
@@ -36,24 +36,32 @@ GPUS = {
 }
 
 
+RECOMPUTE = ("none", "selective", "full")
+"""The options of ``conf/recompute``."""
+
+
 @dataclass(frozen=True)
 class Way:
-    """How the network lies on the GPUs: whole on each (DDP) or in shards (FSDP2), its blocks recomputed or kept."""
+    """How the network lies on the GPUs, whole on each (DDP) or in shards (FSDP2), and what it computes again."""
 
     sharded: bool
-    recomputed: bool
+    recompute: str
 
     @property
     def name(self) -> str:
-        return f"{'FSDP2' if self.sharded else 'DDP'}{', recomputed' if self.recomputed else ''}"
+        strategy = "FSDP2" if self.sharded else "DDP"
+        return strategy if self.recompute == "none" else f"{strategy}, {self.recompute}"
 
 
-WAYS = [Way(sharded, recomputed) for sharded, recomputed in product((False, True), repeat=2)]
+WAYS = [Way(sharded, recompute) for sharded, recompute in product((False, True), RECOMPUTE)]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One stage's training: counts of its network, global batch, steps, and bytes of a picture with its text."""
+    """One stage's training: counts of its network, global batch, steps, and bytes of a picture with its text.
+
+    ``micro_batch_size`` is the most that a GPU holds at once; None: as many as fit.
+    """
 
     name: str
     counts: Counts
@@ -61,6 +69,7 @@ class Run:
     steps: int
     picture_bytes: int
     text_bytes: int
+    micro_batch_size: int | None = None
 
     @property
     def sample_bytes(self) -> int:
@@ -72,7 +81,7 @@ def describe(cfg: DictConfig, counts: Counts, assumed: DictConfig) -> Run:
     picture = tar_bytes(round(cfg.resolution**2 * assumed.pixel_bytes))
     beside = tar_bytes(assumed.caption_bytes) + tar_bytes(assumed.json_bytes)
     text = tar_bytes(member_bytes(assumed.caption_tokens, cfg.text_encoder.width, assumed.storage))
-    return Run(cfg.name, counts, cfg.batch_size, cfg.max_steps, picture + beside, text)
+    return Run(cfg.name, counts, cfg.batch_size, cfg.max_steps, picture + beside, text, cfg.micro_batch_size)
 
 
 @dataclass(frozen=True)
@@ -116,32 +125,29 @@ class Estimate:
 def estimate(run: Run, way: Way, gpus: int, gpu: GPU, utilisation: float, assumed: DictConfig) -> Estimate:
     """One way on so many GPUs, of whose peak ``utilisation`` is reached.
 
-    Raises: UserError if the batch is no multiple of the GPUs.
+    Raises: UserError if there are fewer pictures in a batch than GPUs.
     """
-    if gpus < 1:
-        raise UserError(f"gpus={gpus} must be at least 1")
-    if run.batch_size % gpus:
-        raise UserError(f"gpus={gpus} must divide the global batch_size={run.batch_size} of {run.name}")
-    counts, share = run.counts, run.batch_size // gpus
-    state = state_bytes(counts, way, gpus)
-    picture = counts.recomputed_bytes if way.recomputed else counts.kept_bytes
+    counts, share = run.counts, -(-run.batch_size // gpus)  # of the GPU that has the most
+    state, picture = state_bytes(counts, way, gpus), counts.kept_bytes[way.recompute]
     room = max(0, int(assumed.memory_share * gpu.memory) - state) // picture
-    micro_batch = max((size for size in range(1, min(room, share) + 1) if share % size == 0), default=0)
-    accumulation = share // micro_batch if micro_batch else 0
-    sent = network_bytes(counts, way, gpus, accumulation, assumed)
+    accumulated = accumulation(run.batch_size, max(1, min(room, run.micro_batch_size or room)), gpus)
+    micro_batch = -(-share // accumulated) if room else 0
+    sent = network_bytes(counts, way, gpus, accumulated, assumed)
 
-    flops = counts.step_flops + way.recomputed * counts.forward_flops
-    compute = share * flops / (utilisation * gpu.peak)
+    flops = counts.step_flops + (way.recompute == "full") * counts.forward_flops
+    moving = assumed.bandwidth_share * gpu.bandwidth
+    repeated = counts.repeated_bytes / moving if way.recompute == "selective" else 0.0
+    compute = share * (flops / (utilisation * gpu.peak) + repeated)
     weights = WEIGHT_BYTES * counts.parameters
     # the optimizer reads weights, gradients and state and writes weights and state; the average reads weights and both
     moved = 4 * weights + 2 * counts.optimizer_bytes + 2 * counts.ema_bytes
-    update = moved / (gpus if way.sharded else 1) / (assumed.bandwidth_share * gpu.bandwidth)
+    update = moved / (gpus if way.sharded else 1) / moving
     # shards travel behind all of the work, DDP's gradients behind the last micro-batch's backward pass
-    hidden = compute if way.sharded or not accumulation else compute / accumulation * (1 - counts.forward_flops / flops)
+    hidden = compute if way.sharded else compute / accumulated * (1 - counts.forward_flops / flops)
     network = max(0.0, sent / _link(gpus, assumed) - hidden)
     nodes = math.ceil(gpus / assumed.gpus_per_node)
     data = run.batch_size * run.sample_bytes / nodes / (assumed.read_gbytes * 1e9)
-    return Estimate(way, gpus, state, picture, micro_batch, accumulation, sent, compute, network, update, data)
+    return Estimate(way, gpus, state, picture, micro_batch, accumulated, sent, compute, network, update, data)
 
 
 def state_bytes(counts: Counts, way: Way, gpus: int) -> int:

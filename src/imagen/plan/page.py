@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig
 
-from imagen.plan.estimate import GPUS, WAYS, Estimate, Run, estimate
+from imagen.plan.estimate import GPUS, Estimate, Run, Way, estimate
 
 Rows = Sequence[Sequence[str]]
 Draw = Callable[[Rows], str]
@@ -23,21 +23,24 @@ def as_markdown(rows: Rows) -> str:
     return "\n".join([header, f"|{'---|' * len(rows[0])}", *others])
 
 
-def stage(run: Run, utilisations: dict[str, tuple[float, str]], assumed: DictConfig, draw: Draw) -> str:
+def stage(
+    run: Run, ways: Sequence[Way], utilisations: dict[str, tuple[float, str]], assumed: DictConfig, draw: Draw
+) -> str:
     """All of one stage; ``utilisations`` says of each GPU how much of its peak is reached, and how that is known."""
-    counts, of_gpu = run.counts, {}
+    counts, kept, of_gpu = run.counts, run.counts.kept_bytes, {}
     for gpu, (share, _) in utilisations.items():
-        of_gpu[gpu] = [[estimate(run, way, n, GPUS[gpu], share, assumed) for n in assumed.gpus] for way in WAYS]
+        of_gpu[gpu] = [[estimate(run, way, n, GPUS[gpu], share, assumed) for n in assumed.gpus] for way in ways]
     rates = "; ".join(f"{gpu.upper()} at {share:.1%} of its peak, {how}" for gpu, (share, how) in utilisations.items())
     return "\n\n".join(
         [
             f"{counts.parameters:,} parameters. A training picture: {counts.step_flops / 1e12:.2f} TFLOP forward and "
-            f"backward, {_gib(counts.kept_bytes)} GiB kept, {_gib(counts.recomputed_bytes)} with blocks recomputed. "
+            f"backward; {_gib(kept['none'])} GiB kept, {_gib(kept['selective'])} with recompute=selective, "
+            f"{_gib(kept['full'])} with recompute=full. "
             f"{run.steps:,} steps of {run.batch_size:,} pictures. {rates}.",
             "Memory of a GPU, by how many there are, in GiB: state + activations (micro-batch × accumulation).",
             draw(_memory(of_gpu, assumed)),
-            "Speed, the faster of kept and recomputed. A step in milliseconds, of the network what cannot be hidden; "
-            "what each GPU sends in a step; what all read.",
+            "Speed, with the recomputation that is fastest. A step in milliseconds, of the network what cannot be "
+            "hidden; what each GPU sends in a step; what all read.",
             draw(_speed(run, of_gpu)),
         ]
     )
