@@ -1,3 +1,4 @@
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,7 @@ from processes import ROOT, free_port, on_two_ranks, running
 from imagen import launching
 from imagen.cli import CONF
 from imagen.errors import UserError
-from imagen.launching import check_same_state, check_started, differences, flattened, refuse_multirun
-from imagen.resume import Past
+from imagen.launching import check_shared, check_started, differences, flattened, refuse_multirun, told_by_first
 
 TOY = ["train.py", "experiment=toy", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "callback=[]"]
 
@@ -39,17 +39,46 @@ def test_ranks_with_different_configs_all_stop_and_name_the_key(tmp_path: Path):
         assert "Traceback" not in one
 
 
-def test_ranks_that_go_on_from_different_states_are_named(monkeypatch: pytest.MonkeyPatch):
-    states = [str(Past(Path("a/step_000000004.ckpt"), 4)), str(Past())]
-    monkeypatch.setattr(launching, "_gathered", lambda value: states[:1] * 2 + states[1:])
-    with pytest.raises(UserError, match=r"rank 0 from step 4 \(step_000000004\.ckpt\) and rank 2 from nothing: give"):
-        check_same_state(states[1])
+class Several(lightning.Trainer):
+    """This process as one of three, to which the first says ``said``."""
+
+    world_size, is_global_zero, strategy = 3, True, SimpleNamespace()
+
+    def __init__(self, rank: int = 0, said: object = None) -> None:
+        self.is_global_zero = rank == 0
+        self.strategy = SimpleNamespace(broadcast=lambda own: own if rank == 0 else said)
+
+
+def test_the_first_process_finds_for_all():
+    assert told_by_first(Several(), lambda: "found") == "found"
+    assert told_by_first(Several(1, ("found", False)), pytest.fail) == "found"
+
+
+def test_what_the_first_finds_amiss_is_said_once_and_ends_all():
+    def find() -> None:
+        raise UserError("amiss")
+
+    with pytest.raises(UserError, match="amiss"):
+        told_by_first(Several(), find)
+    with pytest.raises(SystemExit) as ended:
+        told_by_first(Several(1, (None, True)), pytest.fail)
+    assert ended.value.code == 1
+
+
+def test_ranks_that_do_not_see_the_firsts_disk_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    checkpoint = tmp_path / "a.ckpt"
+    checkpoint.touch()
     monkeypatch.setattr(launching, "_gathered", lambda value: [value] * 3)
-    check_same_state(states[0])
+    check_shared(Several(), tmp_path, [checkpoint])
+    assert list(tmp_path.iterdir()) == [checkpoint]
+    for trainer, needed in ((Several(1, ".shared-x"), []), (Several(), [tmp_path / "none.ckpt"])):
+        with pytest.raises(UserError, match=rf"rank 0 on \S+ does not see all that .* has in {tmp_path}: give all"):
+            check_shared(trainer, tmp_path, needed)
 
 
 @pytest.mark.drill
-def test_ranks_whose_folders_are_not_shared_do_not_go_on_apart(tmp_path: Path):
+@pytest.mark.parametrize("begun", [False, True])
+def test_ranks_whose_folders_are_not_shared_do_not_train(tmp_path: Path, begun: bool):
     script = tmp_path / "apart.py"
     script.write_text(
         f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nimport train\nos.chdir(sys.argv.pop(1))\ntrain.run()\n"
@@ -59,19 +88,20 @@ def test_ranks_whose_folders_are_not_shared_do_not_go_on_apart(tmp_path: Path):
         disk.mkdir()
     options = ["experiment=toy", "trainer.accelerator=cpu", "output_dir=out", "callback=[checkpoint]"]
     options += ["callback.checkpoint.every_n_steps=2", "max_steps=4", "validate_every_n_steps=4", "data.num_workers=0"]
-    with running([str(script), str(disks[0]), *options], ROOT, tmp_path / "log") as process:
-        assert process.wait(200) == 0, (tmp_path / "log").read_text()
-    (folder,) = disks[0].glob("out/toy/*")
-    for made in ("done.json", "weights.safetensors", "checkpoints/step_000000004.ckpt"):
-        (folder / made).unlink()
+    if begun:
+        with running([str(script), str(disks[0]), *options], ROOT, tmp_path / "log") as process:
+            assert process.wait(200) == 0, (tmp_path / "log").read_text()
+        (folder,) = disks[0].glob("out/toy/*")
+        for made in ("done.json", "weights.safetensors", "checkpoints/step_000000004.ckpt"):
+            (folder / made).unlink()
     both = ["trainer=ddp", "trainer.devices=2", *options]
     said, statuses = on_two_ranks([[str(script), str(disk), *both] for disk in disks], tmp_path, 200)
     assert statuses == [1, 1], said
     for one in said:
-        assert (
-            "rank 0 from step 2 (step_000000002.ckpt) and rank 1 from nothing: give all of them one output_dir" in one
-        )
+        assert re.search(r"error: rank 1 on \S+ does not see all that .* has in out/toy/\S+: give all", one)
         assert "Traceback" not in one
+    assert len(list(disks[0].glob("out/toy/*/checkpoints/*"))) == begun
+    assert not list(disks[1].glob("out/toy/*"))
 
 
 def trainer(devices: int) -> lightning.Trainer:

@@ -258,7 +258,7 @@ def test_optimizer_and_its_learning_rate(name, modules):
 @pytest.mark.parametrize("name", PRESETS)
 def test_trainer(name, tmp_path):
     cfg = compose("train", [f"experiment={name}", "data.root=nowhere", "logger=[]"])
-    log = MetricsLog(tmp_path / "metrics.jsonl", global_batch=1, log_every_n_steps=1, resumed_step=0)
+    log = MetricsLog(tmp_path / "metrics.jsonl", global_batch=1, log_every_n_steps=1)
     trainer = build.build_trainer(cfg, RunFolder(tmp_path), log)
     assert trainer.max_steps == (400_000 if name.count("_") == 2 else 2_500_000)
     assert trainer.max_epochs in (None, -1)  # steps alone end it

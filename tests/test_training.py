@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 
 from imagen import build
 from imagen.callback import Checkpoint
 from imagen.checkpoints import read_checkpoint
 from imagen.cli import compose
+from imagen.deadline import Deadline
 from imagen.errors import UserError
 from imagen.lightning_module import DiffusionModule
 from imagen.runs import RunFolder, read_weights
@@ -190,23 +190,27 @@ def test_a_finished_run_is_trained_longer_from_its_checkpoint_and_stopped_goes_o
     assert min(row["step"] for row in rows(folder)) == 7  # the second sitting went on from the first, not from 6
 
 
-def test_a_run_that_is_out_of_time_goes_on_with_more_of_it(tmp_path, monkeypatch, capsys):
-    original = Checkpoint.on_train_batch_end
+@pytest.mark.parametrize("micro_batch", [4, 2])
+def test_a_run_that_is_out_of_time_leaves_a_checkpoint_and_goes_on_with_more(
+    uninterrupted, tmp_path, monkeypatch, capsys, micro_batch
+):
+    original = Deadline.on_train_batch_end
 
-    def an_hour_later(self, trainer, *args, **kwargs):
-        (timer,) = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
-        timer._offset = 3600 * trainer.global_step
+    def hours_later(self, trainer, *args, **kwargs):
+        self._offset = 3600 * trainer.global_step
         original(self, trainer, *args, **kwargs)
 
-    monkeypatch.setattr(Checkpoint, "on_train_batch_end", an_hour_later)
-    often = ["callback.checkpoint.every_n_steps=1", "max_steps=3"]
+    monkeypatch.setattr(Deadline, "on_train_batch_end", hours_later)
+    own = [f"micro_batch_size={micro_batch}", "callback.checkpoint.every_n_steps=1000"]
     with pytest.raises(SystemExit) as stopped:
-        train(toy(tmp_path, *often, "+trainer.max_time=00:01:00:00"))
+        train(toy(tmp_path, *own, "+trainer.max_time=00:04:00:00"))
     assert stopped.value.code == 128
-    assert "stopped at step 1 of 3 by trainer.max_time" in capsys.readouterr().out
-    folder = train(toy(tmp_path, *often, "+trainer.max_time=00:04:00:00"))
-    assert "from step 1" in capsys.readouterr().out
-    assert json.loads(folder.done.read_text())["step"] == 3
+    assert "stopped at step 4 of 6 by trainer.max_time" in capsys.readouterr().out
+    folder = train(toy(tmp_path, *own, "+trainer.max_time=01:00:00:00"))
+    assert "from step 4" in capsys.readouterr().out
+    assert json.loads(folder.done.read_text())["step"] == 6
+    if micro_batch == 4:
+        assert rows(folder) == rows(uninterrupted)
 
 
 def test_what_the_guard_advises_is_so_a_checkpoint_goes_on_with_a_lower_rate(tmp_path, monkeypatch):

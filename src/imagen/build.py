@@ -134,7 +134,7 @@ def build_trainer(cfg: DictConfig, folder: RunFolder, log: "lightning.pytorch.lo
     from imagen.micro_batch import FindMicroBatch, Recount, accumulate, accumulation
 
     finder = [FindMicroBatch(cfg.batch_size, partial(_example_batch, cfg))] if cfg.find_batch_size else []
-    limit = OmegaConf.to_container(cfg.trainer).get("max_time")
+    limit = plain(cfg.trainer).get("max_time")
     deadline = [] if limit is None else [Deadline(limit)]  # before the others: a checkpoint heeds it
     fixed = {
         "default_root_dir": str(folder.path),

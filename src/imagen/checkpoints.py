@@ -4,7 +4,6 @@ import os
 import shutil
 import zipfile
 import zlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +68,7 @@ def size_and_crc(path: Path) -> tuple[int, int]:
 def set_aside(path: Path) -> Path:
     """Rename a damaged checkpoint so that it counts as one no more; nothing of it is lost."""
     aside = path.with_name(f"{path.name}.damaged")
-    with suppress(FileNotFoundError):  # another process of the training may have been here
-        os.replace(path, aside)
+    os.replace(path, aside)
     return aside
 
 
@@ -99,7 +97,7 @@ def _check_zip(file: Path, path: Path, remedy: str) -> None:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise DamagedError(f"checkpoint '{path}' is damaged, or is none ({error}): {remedy}") from error
+        raise DamagedError(f"checkpoint '{path}' is damaged (it is cut off), or is none: {remedy}") from error
     if damaged is not None:
         raise DamagedError(f"checkpoint '{path}' is damaged (its part {damaged} is not what was written): {remedy}")
 
@@ -116,7 +114,7 @@ def read_checkpoint(path: Path, remedy: str = "give another", *, mmap: bool = Fa
         file = path / SHARED if path.is_dir() else path
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever torch says of a cut or foreign file, the user's remedy is one
-        raise DamagedError(f"checkpoint '{path}' is damaged, or is none ({type(error).__name__}): {remedy}") from error
+        raise DamagedError(f"checkpoint '{path}' is damaged, or is none: {remedy}") from error
     if not isinstance(checkpoint, dict) or "imagen" not in checkpoint:
         raise UserError(f"checkpoint '{path}' was not written by this project's train.py")
     return checkpoint

@@ -4,7 +4,12 @@ import hashlib
 import json
 import os
 import shlex
-from typing import Any
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, TypeVar
 
 import lightning
 import torch.distributed
@@ -14,26 +19,68 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from imagen.errors import UserError
 
+Found = TypeVar("Found")
 
-class SameConfig(lightning.Callback):
-    """Before anything else that processes do together, holds their resolved configs against one another.
 
-    And where they go on from, said in words.
+def start_processes(trainer: lightning.Trainer) -> None:
+    """Have all processes of the training meet, as Lightning's fit would: what comes before it they can do together.
+
+    Raises: UserError if the strategy would start them inside of the fit.
     """
-
-    def __init__(self, config: dict[str, Any], goes_on_from: str) -> None:
-        self._config = config
-        self._goes_on_from = goes_on_from
-
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Raises: UserError, in every process, naming what differs."""
-        if trainer.world_size > 1:
-            check_same(self._config)
-            check_same_state(self._goes_on_from)
+    if trainer.world_size == 1:
+        return
+    launcher = trainer.strategy.launcher
+    if launcher is not None and not isinstance(launcher, _SubprocessScriptLauncher):
+        raise UserError("trainer.strategy starts its processes from within Python: take trainer=ddp or trainer=fsdp2")
+    trainer.strategy.connect(lightning.LightningModule())  # which some ask for; the fit brings the true one
+    setup = trainer.strategy.setup_environment
+    setup() if launcher is None else launcher.launch(setup)
 
 
-def check_same(config: dict[str, Any]) -> None:
+def told_by_first(trainer: lightning.Trainer, find: Callable[[], Found]) -> Found:
+    """What the first process finds, for all; the others wait for it. All call it at once.
+
+    Raises: what a user or the disk has done amiss, in the first process; the others end without a word.
+    """
+    found: Any = None
+    error: Exception | None = None
+    if trainer.is_global_zero:
+        try:
+            found = find()
+        except (UserError, OSError) as raised:
+            error = raised
+    found, failed = trainer.strategy.broadcast((found, error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        raise SystemExit(1)
+    return found
+
+
+def check_shared(trainer: lightning.Trainer, folder: Path, needed: Sequence[Path]) -> None:
+    """All processes call it at once. Raises: UserError, in every process, if one lacks what the first has on its disk.
+
+    That is a file in ``folder``, made for the purpose under a name that no file system can remember, and the
+    ``needed`` ones.
+    """
+    if trainer.world_size == 1:
+        return
+    with NamedTemporaryFile(prefix=".shared-", dir=folder) if trainer.is_global_zero else nullcontext() as file:
+        made = folder / trainer.strategy.broadcast(Path(file.name).name if file else "")
+        unseen = _gathered([path for path in (made, *needed) if not path.exists()])
+    machines = _gathered(socket.gethostname())
+    for rank, paths in enumerate(unseen):
+        if paths:
+            raise UserError(
+                f"rank {rank} on {machines[rank]} does not see all that rank 0 on {machines[0]} has in {paths[0].parent}: "
+                "give all processes one output_dir, and the same checkpoints, on a disk that they share"
+            )
+
+
+def check_same(trainer: lightning.Trainer, config: dict[str, Any]) -> None:
     """All processes call it at once. Raises: UserError, in every process, naming the keys that differ."""
+    if trainer.world_size == 1:
+        return
     own = flattened(config)
     digests = _gathered(hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest())
     if len(set(digests)) > 1:
@@ -41,17 +88,6 @@ def check_same(config: dict[str, Any]) -> None:
         raise UserError(
             f"the processes of this training were given different configs: {'; '.join(differing)}: start all of them "
             "with the same command"
-        )
-
-
-def check_same_state(goes_on_from: str) -> None:
-    """All processes call it at once. Raises: UserError, in every process, naming two states that differ."""
-    states = _gathered(goes_on_from)
-    other = next((rank for rank, state in enumerate(states) if state != states[0]), None)
-    if other is not None:
-        raise UserError(
-            f"the processes of this training go on from different states, rank 0 from {states[0]} and rank {other} "
-            f"from {states[other]}: give all of them one output_dir on a disk that they share, and the same checkpoints"
         )
 
 

@@ -16,19 +16,19 @@ from imagen.files import atomic_write, naming
 class MetricsLog(Logger):
     """Appends ``{"step", "images", "name", "value"}`` rows; ``images`` is the number of pictures trained on so far.
 
-    A resumed run first drops the rows past its checkpoint, so that the file reads as if nothing had happened.
+    A run first drops the rows past its checkpoint, so that the file reads as if nothing had happened.
     ``log_every_n_steps`` is the trainer's: rows of training at other steps, where a run was stopped, are left out.
     """
 
-    def __init__(self, path: Path, *, global_batch: int, log_every_n_steps: int, resumed_step: int) -> None:
+    def __init__(self, path: Path, *, global_batch: int, log_every_n_steps: int) -> None:
         super().__init__()
         self.path = path
         self.global_batch = global_batch
         self.log_every_n_steps = log_every_n_steps
-        self._keep_until(resumed_step)
 
     @rank_zero_only
-    def _keep_until(self, step: int) -> None:
+    def keep_until(self, step: int) -> None:
+        """Drop the rows of later steps: they will be written again."""
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines()
             # the last line may be half a row if the power went; json is not asked to read that one

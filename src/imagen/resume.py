@@ -46,14 +46,17 @@ def past_of(config: dict[str, Any], folder: RunFolder) -> Past:
     """What ``resume`` and ``init_from`` say, and the checkpoints in the folder.
 
     What a run began with elsewhere is past once it has checkpoints of its own. A damaged one among these is passed
-    over, said, and set aside under another name.
+    over, said, and set aside under another name. The first process alone calls it.
 
     Raises: UserError if there is no such checkpoint, or it does not fit ``config``, naming what differs.
     """
     resume, existing = config["resume"], folder.all_checkpoints()
     if resume == "never":
         if existing:
-            raise UserError(f"resume=never but {folder.path} holds checkpoints; delete it or choose another seed")
+            raise UserError(
+                f"resume=never but {folder.path} holds checkpoints: take resume=auto to go on from them, delete it, or "
+                "choose another seed"
+            )
         return Past()
     if resume == "auto":
         return _newest_whole(existing, config)

@@ -17,10 +17,12 @@ from omegaconf import DictConfig
 from torch import nn
 
 from imagen import build
+from imagen.build_check import check
 from imagen.callback import Checkpoint, Guard
 from imagen.checkpoints import remove_partial
 from imagen.errors import UserError
 from imagen.faults import Rollback, read_rollbacks, training_seed
+from imagen.launching import check_same, check_shared, start_processes, told_by_first
 from imagen.lightning_module import DiffusionModule
 from imagen.metrics_log import MetricsLog
 from imagen.null_text import fill_null_text
@@ -58,19 +60,25 @@ def train(cfg: DictConfig) -> RunFolder:
 
 def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
     """One way from where the run stands to its end; False where it went back, and is to be tried again."""
-    past = past_of(config, folder)
-    rollbacks = read_rollbacks(folder.faults, past.step)
-    data, module = build.build_data(cfg), _module(cfg, config, past)
+    check(cfg)  # what is wrong with config or data is said here, before there are more processes or anything is written
+    data = build.build_data(cfg)
+    data.setup("fit")
+    log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, log_every_n_steps=cfg.trainer.log_every_n_steps)
+    trainer = build.build_trainer(cfg, folder, log)
+    with _naming_the_others(trainer):
+        start_processes(trainer)
+        check_same(trainer, config)
+        past, rollbacks = told_by_first(trainer, lambda: _standing(config, folder))
+        check_shared(trainer, folder.path, [past.checkpoint] if past.checkpoint else [])
+    module = _module(cfg, config, past)
     module.training_seed = training_seed(cfg.seed, rollbacks)
-    data.setup("fit")  # what is wrong with the data shows before anything is written
-    if past.checkpoint is None and _is_first_process():  # it shares with the others; a checkpoint holds what was filled
-        fill_null_text(module, build.build_encoder(cfg).encode)
-    folder.start(config)
-    forget_snapshots(folder, past.step)
+    if _is_first_process():
+        if past.checkpoint is None:  # it shares with the others; a checkpoint holds what was filled
+            fill_null_text(module, build.build_encoder(cfg).encode)
+        folder.start(config)
+        forget_snapshots(folder, past.step)
+    log.keep_until(past.step)
     module.clock.start(past.seconds)
-    every = cfg.trainer.log_every_n_steps
-    log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, log_every_n_steps=every, resumed_step=past.step)
-    trainer = build.build_trainer(cfg, folder, log, str(past))
     _begin_wandb(trainer)
     if cfg.compile:
         module.denoiser.network.compile(fullgraph=True)
@@ -94,7 +102,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
     if failed or trainer.global_step < cfg.max_steps:
         if number:
             then = f" by {signal.Signals(number).name}; the same command goes on from there"
-        else:  # which is no checkpoint's doing, and may have none
+        else:
             then = (
                 f" of {cfg.max_steps} by trainer.max_time or a callback; with more of it the newest checkpoint goes on"
             )
@@ -104,6 +112,11 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
         raise SystemExit(128 + (number or 0))
     _finish(folder, module, trainer)
     return True
+
+
+def _standing(config: dict[str, Any], folder: RunFolder) -> tuple[Past, list[Rollback]]:
+    past = past_of(config, folder)
+    return past, read_rollbacks(folder.faults, past.step)
 
 
 def _module(cfg: DictConfig, config: dict[str, Any], past: Past) -> DiffusionModule:

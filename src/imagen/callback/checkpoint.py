@@ -30,6 +30,7 @@ class Checkpoint(lightning.Callback):
     One is due after ``every_n_steps``, and ``every_n_minutes`` after the last (0: by steps alone). Ctrl-C, SIGTERM and
     SIGUSR1 let the step in hand finish, write a checkpoint and end the fit; ``stopped_by`` then holds the signal's
     number. A second Ctrl-C stops at once. Under several processes all stop after the same step, whichever was told.
+    One is also due where a callback that stands before this one has ended the fit, as ``trainer.max_time`` does.
     Under SLURM, SIGUSR1 also puts the job back into the queue, as Lightning's own handler does.
     """
 
@@ -73,7 +74,7 @@ class Checkpoint(lightning.Callback):
         self._writer.check()
         asked, late = self._agreement.largest(trainer, [self._asked or 0, self._is_late(trainer)])
         step = trainer.global_step
-        if asked or late or step % self.every_n_steps == 0 or step == trainer.max_steps:
+        if asked or late or trainer.should_stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
             path = RunFolder.of_trainer(trainer).checkpoints / checkpoint_name(step)
             trainer.save_checkpoint(path)
             if path.is_dir():  # all processes wrote it, and none of them in the background
