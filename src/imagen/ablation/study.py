@@ -59,7 +59,7 @@ class Study:
     prepare: list[str]
     measure: list[str]
     variants: dict[str, dict[str, Any]]
-    plot: list[str]
+    plot: dict[str, Any]
     verdict: dict[str, Any]
     axes: dict[str, list[Any]] = field(default_factory=dict)
 

@@ -36,7 +36,7 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     study.store()
     flags = [argument for argument in arguments if argument.startswith("-")]
     own = [argument for argument in arguments if argument not in flags and _key(argument) not in OURS]
-    swept = [*_ours(study, seeds_of(asked), own), *own]
+    swept = [*overrides_of(study, seeds_of(asked), own), *own]
     points = points_of(study, swept)
     _prepare(study, points)
     print(f"{study.claim}? {len(points)} points: {', '.join(point.name for point in points)}", flush=True)
@@ -95,7 +95,7 @@ def points_of(study: Study, arguments: Sequence[str]) -> list[Point]:
     return [study.point(variant, int(seed), rest) for variant in swept["variant"] for seed in swept["seed"]]
 
 
-def _ours(study: Study, seeds: int, own: Sequence[str]) -> list[str]:
+def overrides_of(study: Study, seeds: int, own: Sequence[str]) -> list[str]:
     """The overrides that the ablation stands for, less those that the command line sets itself."""
     ours = {
         "experiment": study.experiment,
