@@ -75,12 +75,15 @@ def test_edges_must_increase():
         LossByLogSNR(edges=[1.0, 0.0])
 
 
-def test_progress_tells_rate_and_loss(tmp_path, capsys):
-    train(toy(tmp_path, "callback.progress.refresh_every_n_steps=1"))
+def test_progress_tells_rate_and_the_loss_of_the_whole_batch(tmp_path, capsys):
+    own = ["callback.progress.refresh_every_n_steps=1", "trainer.log_every_n_steps=2", "micro_batch_size=2"]
+    folder = train(toy(tmp_path, *own))
     shown = capsys.readouterr().err
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    losses = [row["value"] for row in rows if row["name"] == "train/loss"]
+    assert f"loss {losses[-1]:.4f}" in shown
     assert "4/4" in shown
     assert "img/s" in shown
-    assert "loss" in shown
     bar = Progress(refresh_every_n_steps=1)
     bar.disable()
     assert not bar._enabled

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
-from imagen.cli import CONF, about, as_overrides, compose, explain, keys_of, one_sentence
+from imagen.cli import CONF, about, as_overrides, compose, explain, keys_of, main, one_sentence
 from imagen.errors import UserError
 from imagen.slots import register
 
@@ -214,3 +215,14 @@ def test_help_explains_what_is_picked_and_what_other_files_bring():
     assert "\nworker_count: $${oc.decode" in told  # a template, in which $ begins a name
     assert "@package" not in told
     assert "defaults" not in told
+
+
+def test_a_multirun_is_asked_for_at_any_place(tmp_path, monkeypatch):
+    seeds = []
+    script = main("train")(lambda cfg: seeds.append(cfg.seed))
+    words = ["experiment=toy", f"hydra.sweep.dir={tmp_path}", "seed=1,2"]
+    for place in (1, 3):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["train.py", *words[:place], "-m", *words[place:]])
+        script()
+    assert seeds == [1, 2] * 2

@@ -5,89 +5,113 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from omegaconf import DictConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from imagen import build
 from imagen.cli import compose
+from imagen.metrics_log import MetricsLog
+from imagen.runs import RunFolder
 
-SMALL = ["data=synthetic", "data.num_workers=0"]
 TOYS = ["experiment=toy", "experiment=toy_sr32"]
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+OWN = ["data=synthetic", "data.num_workers=0", "batch_size=4", "micro_batch_size=2", "max_steps=8"]
+OWN += ["validate_every_n_steps=1000", "trainer.precision=bf16-mixed", "trainer.log_every_n_steps=4"]
+OWN += ["callback=[progress,checkpoint,guard]", "callback.progress.refresh_every_n_steps=4"]
+OWN += ["callback.checkpoint.every_n_steps=1000"]
+WATCHED = {1, 2, 4, 5, 6}
+"""Steps after the first, which makes an optimizer's state, that neither log nor save."""
 
 
 class Reads(TorchDispatchMode):
-    """Notes each operation that brings a value of a tensor to the host."""
+    """Notes each operation that brings a value of a tensor to the host, while ``watching``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
+        self.watching = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal):
+        reading = func.overloadpacket in (
+            *(torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal),
+            torch.ops.aten.masked_select,
+        )
+        if reading and self.watching:
             self.seen.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
-def step(experiment: str, device: str) -> Any:
-    """The step as training takes it, once it is called: loss, backward, clipping, optimizer, average."""
-    cfg = compose("train", [*SMALL, experiment])
-    module, data = build.build_module(cfg).to(device), build.build_data(cfg)
-    data.setup("fit")
-    batch = next(iter(data.train_dataloader())).to(device)
-    optimizer = module.configure_optimizers()["optimizer"]
+class Watch(lightning.Callback):
+    """From the batch, once it is on the device, to the last of the other callbacks after the step."""
 
-    def call() -> None:
-        with torch.autocast(device, torch.bfloat16):
-            loss = module.loss(module.denoiser, batch, module.address(batch, 0, 0), training=True)
-        loss.per_example.mean().backward()
-        torch.nn.utils.clip_grad_norm_(module.denoiser.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        module.ema.update(module.denoiser.network, 1)
+    def __init__(self) -> None:
+        self.reads = Reads()
+        self.reads.watching = False
+        self.steps: set[int] = set()
 
-    return call
+    def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any) -> None:
+        if trainer.global_step in WATCHED:
+            self.steps.add(trainer.global_step)
+            self._watch(True)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self._watch(False)
+
+    def _watch(self, on: bool) -> None:
+        self.reads.watching = on
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("error" if on else "default")
+
+
+def config(experiment: str, folder: Any, accelerator: str) -> DictConfig:
+    return compose("train", [experiment, *OWN, f"trainer.accelerator={accelerator}", f"output_dir={folder}"])
+
+
+def fit(cfg: DictConfig, folder: RunFolder, watch: Watch) -> lightning.Trainer:
+    """As ``train`` does it, with the run's own callbacks, and the watch after them."""
+    folder.path.mkdir()
+    data, module = build.build_data(cfg), build.build_module(cfg)
+    log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, log_every_n_steps=cfg.trainer.log_every_n_steps)
+    trainer = build.build_trainer(cfg, folder, log)
+    trainer.callbacks.append(watch)
+    with watch.reads:
+        trainer.fit(module, data)
+    assert trainer.global_step == cfg.max_steps
+    assert watch.steps == WATCHED
+    return trainer
 
 
 @pytest.mark.parametrize("experiment", TOYS)
-def test_no_value_is_read_on_the_host(experiment: str):
-    call = step(experiment, "cpu")
-    call()  # what is made once, an optimizer's state say, may wait
-    with Reads() as reads:
-        call()
-    assert reads.seen == []
+def test_no_value_is_read_on_the_host(experiment: str, tmp_path):
+    watch = Watch()
+    fit(config(experiment, tmp_path, "cpu"), RunFolder(tmp_path / "run"), watch)
+    assert watch.reads.seen == []
 
 
-def test_a_read_is_seen():
-    with Reads() as reads:
-        torch.ones(1).item()
-    assert len(reads.seen) == 1
+def test_a_read_in_a_step_is_seen(tmp_path, monkeypatch):
+    plain = torch.Tensor.backward
+
+    def curious(self: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        assert self.item() < 1e9
+        plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", curious)
+    watch = Watch()
+    fit(config(TOYS[0], tmp_path, "cpu"), RunFolder(tmp_path / "run"), watch)
+    assert watch.reads.seen == ["aten._local_scalar_dense.default"] * 2 * len(WATCHED)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("experiment", TOYS)
-def test_a_gpu_is_never_waited_for(experiment: str):
-    call = step(experiment, "cuda")
-    call()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        call()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+def test_a_gpu_is_never_waited_for(experiment: str, tmp_path):
+    fit(config(experiment, tmp_path, "cuda"), RunFolder(tmp_path / "run"), Watch())
 
 
-def test_a_fused_optimizer_and_clipping_go_together():
-    cfg = compose(
-        "train", ["experiment=toy", "data=synthetic", "data.num_workers=0", "lr_scheduler.num_warmup_steps=0"]
-    )
+def test_a_fused_optimizer_and_clipping_go_together(tmp_path):
+    clipped = ["lr_scheduler.num_warmup_steps=0", "trainer.gradient_clip_val=1e-12", "max_steps=1"]
+    cfg = compose("train", [TOYS[0], *OWN, *clipped, "trainer.accelerator=cpu"])
     module, data = build.build_module(cfg), build.build_data(cfg)
-    trainer = lightning.Trainer(
-        max_steps=1, accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1e-12, limit_val_batches=0, **QUIET
-    )
+    log = MetricsLog(tmp_path / "metrics.jsonl", global_batch=4, log_every_n_steps=1)
+    trainer = build.build_trainer(cfg, RunFolder(tmp_path), log)
     before = [parameter.clone() for parameter in module.denoiser.network.parameters()]
     trainer.fit(module, data)
     optimizer = trainer.optimizers[0]

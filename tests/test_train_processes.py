@@ -49,9 +49,12 @@ def test_two_ranks_leave_one_run_and_resume_it_exactly(tmp_path: Path):
 
     checkpoint = folder / "checkpoints/step_000000004.ckpt"
     whole = read_checkpoint(checkpoint)
-    for made in (checkpoint, folder / "done.json", folder / "weights.safetensors"):
+    for made in (folder / "done.json", folder / "weights.safetensors"):
         made.unlink()
-    assert "from step 2" in finish(command, tmp_path / "log")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    said = finish(command, tmp_path / "log")
+    assert said.count("from step 2") == 2
+    assert said.count("is damaged") == 1  # the first rank alone reads it through
     assert list(tmp_path.glob("outputs/*/*")) == [folder]
     assert (folder / "done.json").is_file()
     assert (folder / "metrics.jsonl").read_text() == rows

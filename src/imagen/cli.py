@@ -184,7 +184,8 @@ def main(
         def script() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception over instead of printing it
             with one_sentence(config_name), around(sys.argv[1:]) as arguments:
-                sys.argv[1:] = arguments
+                # argparse would not take the overrides before and after it for one list
+                sys.argv[1:] = sorted(arguments, key=lambda word: word not in ("-m", "--multirun"))
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
 
         return script

@@ -72,8 +72,8 @@ def check_shared(trainer: lightning.Trainer, folder: Path, needed: Sequence[Path
     for rank, paths in enumerate(unseen):
         if paths:
             raise UserError(
-                f"rank {rank} on {machines[rank]} does not see all that rank 0 on {machines[0]} has in {paths[0].parent}: "
-                "give all processes one output_dir, and the same checkpoints, on a disk that they share"
+                f"rank {rank} on {machines[rank]} does not see all that rank 0 on {machines[0]} has in "
+                f"{paths[0].parent}: give all processes one output_dir, and the same checkpoints, on a shared disk"
             )
 
 

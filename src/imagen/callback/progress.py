@@ -13,7 +13,8 @@ from imagen.types import Batch
 class Progress(ProgressBar):
     """One bar over ``max_steps``; Lightning's own cannot tell the time left of an endless stream.
 
-    The loss is shown every ``refresh_every_n_steps``, since reading it makes the host wait for the device.
+    Every ``refresh_every_n_steps`` it shows the loss that was logged last, which is that of the whole global batch: to
+    ask the other processes for another would make them wait.
     """
 
     def __init__(self, *, refresh_every_n_steps: Count) -> None:
@@ -52,8 +53,9 @@ class Progress(ProgressBar):
         if step != self._bar.n and (step % self.refresh_every_n_steps == 0 or step == trainer.max_steps):
             rate = self._bar.format_dict["rate"] or 0.0
             global_batch = len(batch) * trainer.world_size * trainer.accumulate_grad_batches
-            loss = outputs["loss"].item() * trainer.accumulate_grad_batches  # Lightning has divided it
-            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate * global_batch:.1f} img/s", refresh=False)
+            logged = trainer.callback_metrics.get("train/loss")
+            loss = "" if logged is None else f"loss {logged.item():.4f}, "
+            self._bar.set_postfix_str(f"{loss}{rate * global_batch:.1f} img/s", refresh=False)
         self._bar.update(step - self._bar.n)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
