@@ -28,7 +28,16 @@ log = logging.getLogger(__name__)
 FORMAT = "imagen-lab/1"
 
 NOT_IDENTITY = {
-    "": ("output_dir", "resume", "logger", "callback", "recompute", "micro_batch_size", "find_batch_size"),
+    "": (
+        "output_dir",
+        "resume",
+        "logger",
+        "callback",
+        "recompute",
+        "group_norm",
+        "micro_batch_size",
+        "find_batch_size",
+    ),
     "trainer": ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "max_time"),
     "data": ("num_workers", "multiprocessing_context", "made_by"),
     "text_encoder": ("path",),

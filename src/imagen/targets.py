@@ -14,6 +14,7 @@ CHOICES = (
     "conditioning_augmentation",
     "data",
     "ema",
+    "group_norm",
     "guidance",
     "metric",
     "network",

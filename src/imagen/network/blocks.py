@@ -47,13 +47,16 @@ def mlp(in_width: int, out_width: int) -> nn.Sequential:
 
 
 class GroupNorm(nn.Module):
-    """GroupNorm of at most 32 groups, with an optional scale and shift of each example's channels.
+    """GroupNorm of at most 32 groups, with an optional scale and shift of each example's channels, and SiLU if asked.
 
     With ``scale_shift`` (``[b, 2c]``: scale, then shift) it is ADM's: ``norm(x) * (1 + scale) + shift``.
+    ``kernel`` computes it; another of the same meaning may take its place (``imagen.group_norm``).
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, *, silu: bool = False):
         super().__init__()
+        self.silu = silu
+        self.kernel = group_norm
         self.num_groups = math.gcd(max(1, channels // MIN_GROUP_CHANNELS), NORM_GROUPS)
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -65,7 +68,7 @@ class GroupNorm(nn.Module):
         if scale_shift is not None:
             scale, shift = scale_shift.float().chunk(2, dim=1)
             gain, bias = gain * (1 + scale), bias * (1 + scale) + shift
-        return group_norm(x, self.num_groups, gain, bias)
+        return self.kernel(x, self.num_groups, gain, bias, self.silu)
 
 
 class Conv3x3(nn.Conv2d):
@@ -104,17 +107,17 @@ class ResBlock(nn.Module):
         super().__init__()
         self.skip_scale = skip_scale
         self.resample = resample
-        self.norm1 = GroupNorm(in_channels)
+        self.norm1 = GroupNorm(in_channels, silu=True)
         self.conv1 = Conv3x3(in_channels, out_channels)
         self.scale_shift = unit_init(nn.Linear(emb_width, 2 * out_channels))
-        self.norm2 = GroupNorm(out_channels)
+        self.norm2 = GroupNorm(out_channels, silu=True)
         self.conv2 = zero_init(Conv3x3(out_channels, out_channels))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Float[Tensor, "b c_out h_out w_out"]:
         """``emb`` is the embedding after its last SiLU, as ``ConditioningEmbedding`` gives it."""
-        h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        h = self.conv2(F.silu(self.norm2(h, self.scale_shift(emb))))
+        h = self.conv1(self.resample(self.norm1(x)))
+        h = self.conv2(self.norm2(h, self.scale_shift(emb)))
         x = self.skip(self.resample(x)) + h
         return x if self.skip_scale == 1.0 else x * self.skip_scale
 

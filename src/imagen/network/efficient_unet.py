@@ -133,7 +133,7 @@ class EfficientUNet(nn.Module):
             self.up.append(Body(2 * width if doubled else width, *common))
             self.upsample.append(_resize(below, above, stride, first=grow, conv_stride=1))
 
-        self.norm_out = GroupNorm(channels[0])
+        self.norm_out = GroupNorm(channels[0], silu=True)
         self.input_skip = input_skip
         seen = self.conv_in.in_channels if input_skip else 0
         self.conv_out = zero_init(nn.Conv2d(channels[0] + seen, out_channels * patch_size**2, 3, padding=1))
@@ -158,7 +158,7 @@ class EfficientUNet(nn.Module):
                 x = self._joined(x, skips.pop())
             x = self.up[level](x, emb, text)
             x = self.upsample[level](x) if self.downsample_first else x
-        x = F.silu(self.norm_out(x))
+        x = self.norm_out(x)
         x = self.conv_out(torch.cat([x, seen.to(x.dtype)], dim=1) if self.input_skip else x)
         return F.pixel_shuffle(x, self.patch_size).float()
 

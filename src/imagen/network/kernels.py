@@ -18,13 +18,17 @@ EPSILON = 1e-5
 
 
 def group_norm(
-    x: Float[Tensor, "b c h w"], groups: int, gain: Float[Tensor, "b c"], bias: Float[Tensor, "b c"]
+    x: Float[Tensor, "b c h w"], groups: int, gain: Float[Tensor, "b c"], bias: Float[Tensor, "b c"], silu: bool
 ) -> Float[Tensor, "b c h w"]:
-    """GroupNorm with a gain and a bias of each example's own: ``(x - mean) / std * gain + bias``, in x's dtype."""
+    """GroupNorm with a gain and a bias of each example's own: ``(x - mean) / std * gain + bias``, in x's dtype.
+
+    With ``silu`` that activation follows.
+    """
     if x.is_cpu:
-        return _GroupNormCPU.apply(x, groups, gain, bias)
+        return _GroupNormCPU.apply(x, groups, gain, bias, silu)
     normed = F.group_norm(x, groups, eps=EPSILON)  # float32 under autocast
-    return torch.addcmul(bias[:, :, None, None], normed, gain[:, :, None, None]).to(x.dtype)
+    out = torch.addcmul(bias[:, :, None, None], normed, gain[:, :, None, None]).to(x.dtype)
+    return F.silu(out) if silu else out
 
 
 def conv3x3(
@@ -112,7 +116,7 @@ class _GroupNormCPU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, groups: int, gain: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, groups: int, gain: Tensor, bias: Tensor, silu: bool) -> Tensor:
         b, c, h, w = x.shape
         pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
         rough = _grouped(_pixel_mean(pixels), groups).mean(2, keepdim=True).expand(b, groups, c // groups)
@@ -122,18 +126,22 @@ class _GroupNormCPU(torch.autograd.Function):
         rstd = (square - mean * mean).clamp(min=0).add(EPSILON).rsqrt()
         scale = _grouped(gain.float(), groups) * rstd
         shift = bias.float() - (mean * scale).flatten(1)
-        ctx.save_for_backward(centred, scale, mean, rstd, gain)
-        ctx.groups = groups
-        out = torch.addcmul(shift[:, None].to(x.dtype), centred, scale.flatten(1)[:, None].to(x.dtype))
+        ctx.save_for_backward(centred, scale, shift, mean, rstd, gain)
+        ctx.groups, ctx.silu = groups, silu
+        out = _affine(centred, scale, shift)
+        if silu:
+            F.silu(out, inplace=True)
         return out.unflatten(1, (h, w)).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:  # pyright: ignore
-        centred, scale, mean, rstd, gain = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:  # pyright: ignore
+        centred, scale, shift, mean, rstd, gain = ctx.saved_tensors
         b, c, h, w = grad.shape
         dtype, groups = centred.dtype, ctx.groups
         grad = grad.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        if ctx.silu:  # its input is one pass to compute again, and as large as all else that is kept
+            grad = torch.ops.aten.silu_backward(grad.to(dtype), _affine(centred, scale, shift))
         # per channel and pixel: the gradients' mean, and their mean product with the normalized input
         bias_grad = _grouped(_pixel_mean(grad), groups)
         gain_grad = (_grouped(_pixel_mean(grad * centred), groups) - mean * bias_grad) * rstd
@@ -144,14 +152,21 @@ class _GroupNormCPU(torch.autograd.Function):
         slope = (-rstd * rstd * along_x).expand_as(scale).reshape(b, 1, c)
         offset = (-rstd * along_one + rstd * rstd * mean * along_x).expand_as(scale).reshape(b, 1, c)
         out = torch.addcmul(offset.to(dtype), centred, slope.to(dtype))
-        out = torch.addcmul(out, grad.to(dtype), scale.flatten(1)[:, None].to(dtype))
+        out.addcmul_(grad.to(dtype), scale.flatten(1)[:, None].to(dtype))
         pixel_count = h * w
         return (
             out.unflatten(1, (h, w)).permute(0, 3, 1, 2),
             None,
             (gain_grad.flatten(1) * pixel_count).to(gain.dtype),
             (bias_grad.flatten(1) * pixel_count).to(gain.dtype),
+            None,
         )
+
+
+def _affine(
+    pixels: Float[Tensor, "b s c"], scale: Float[Tensor, "b g c_g"], shift: Float[Tensor, "b c"]
+) -> Float[Tensor, "b s c"]:
+    return torch.addcmul(shift[:, None].to(pixels.dtype), pixels, scale.flatten(1)[:, None].to(pixels.dtype))
 
 
 def _pixel_mean(pixels: Float[Tensor, "b s c"]) -> Float[Tensor, "b c"]:

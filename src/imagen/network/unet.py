@@ -1,7 +1,6 @@
 """The U-Net of the paper's 64x64 base stage: ADM's, with text in every self-attention and in the noise embedding."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -119,7 +118,7 @@ class UNet(nn.Module):
                 self.upsample.append(layer(channels, channels, side * 2, Upsample(), False))
         assert not skips
 
-        self.norm_out = GroupNorm(channels)
+        self.norm_out = GroupNorm(channels, silu=True)
         self.conv_out = zero_init(nn.Conv2d(channels, out_channels, 3, padding=1))
 
     def forward(
@@ -140,7 +139,7 @@ class UNet(nn.Module):
             assert isinstance(stage, nn.ModuleList)
             for layer in stage:
                 x = layer(torch.cat([x, skips.pop()], dim=1), emb, text)
-        return self.conv_out(F.silu(self.norm_out(x))).float()
+        return self.conv_out(self.norm_out(x)).float()
 
 
 def _sides(image_size: int, channel_mult: list[int]) -> list[int]:
