@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 
+from imagen.cli import among
 from imagen.devices import peak_flops
 from imagen.files import write_json
 
@@ -147,12 +148,50 @@ def record(benchmark: str, case: str, figures: dict[str, Any], device: torch.dev
     return path
 
 
-def parser_of(description: str | None) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Shows a script's docstring for ``--help``; a mistake is answered with one sentence and the nearest option."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        if unknown := message.partition("unrecognized arguments: ")[2]:
+            there_are = [word for word in self._option_string_actions if word.startswith("--")]
+            name = unknown.split()[0]
+            message = f"{name} is not an option: {among(name, there_are)}"
+        self.exit(2, f"error: {message}\n")
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """An option's ``type``: one of the names, or a sentence with the nearest."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise argparse.ArgumentTypeError(f"{name} is not known: {among(name, list(names))}")
+        return name
+
+    return check
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An option's ``type``: a whole number from ``least`` on."""
+
+    def check(word: str) -> int:
+        if not word.lstrip("-").isdigit() or int(word) < least:
+            raise argparse.ArgumentTypeError(f"{word} must be a whole number of at least {least}")
+        return int(word)
+
+    return check
+
+
+def parser_of(description: str | None) -> Parser:
     """A command line with what every benchmark takes: device, threads, rounds, where results go."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--threads", type=int, help="of the CPU; torch's own choice if not given")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each thing is timed; the median counts")
+    parser.add_argument("--threads", type=at_least(1), help="of the CPU; torch's own choice if not given")
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=5, help="how often each thing is timed; the median counts"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     return parser
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS
+from common import RESULTS, Parser
 from figure import bars
 
 from imagen.files import atomic_write
@@ -127,7 +127,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             ("workers", plain("workers")),
             ("samples/s", spread("samples_per_s", "samples_per_s_low", "samples_per_s_high")),
             ("bare loop's", spread("bare_per_s", "bare_per_s_low", "bare_per_s_high")),
-            ("ratio", plain("ratio")),
+            ("ratio", spread("ratio", "ratio_low", "ratio_high")),
         ],
     ),
     "embed_text": (
@@ -135,13 +135,17 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         [
             ("captions/s", plain("embed_text_captions_per_s")),
             ("bare", plain("bare_captions_per_s")),
-            ("ratio", plain("ratio")),
+            ("ratio", spread("ratio", "ratio_low", "ratio_high")),
             ("ratio of the processor's seconds", plain("cpu_ratio")),
         ],
     ),
     "sr1024_forward": (
         "One forward pass at 1024 px",
-        [("seconds", plain("seconds")), ("of the processor", plain("cpu_seconds")), ("memory, GiB", gib)],
+        [
+            ("seconds", spread("seconds", "seconds_low", "seconds_high")),
+            ("of the processor", plain("cpu_seconds")),
+            ("memory, GiB", gib),
+        ],
     ),
 }
 """The page's tables, in its order: a benchmark's heading, and its columns between the case and how it was measured."""
@@ -211,6 +215,7 @@ def read(folder: Path) -> list[Figures]:
 
 
 def main() -> None:
+    Parser(__doc__).parse_args()
     files = read(RESULTS)
     for path, content in ((PAGE, page(files)), (FIGURE, bars(shares(files)))):
         with atomic_write(path) as temporary:

@@ -12,10 +12,12 @@ from argparse import Namespace
 from typing import Any
 
 import torch
-from common import rounded, synchronize
+from common import at_least, rounded, synchronize
 from omegaconf import DictConfig
 from presets import parser_of_presets, run
 from step import TrainingStep, batch_size_of, least_cost
+
+from imagen.cli import one_sentence
 
 
 def measure(cfg: DictConfig, options: Namespace, device: torch.device) -> dict[str, Any]:
@@ -51,9 +53,11 @@ def _now(device: torch.device) -> float:
 
 def main() -> None:
     parser = parser_of_presets(__doc__)
-    parser.add_argument("--batch-size", type=int, help="pictures; else the preset's own, or 1 on a CPU and 32 on a GPU")
+    batch = "pictures; else the preset's own, or 1 on a CPU and 32 on a GPU"
+    parser.add_argument("--batch-size", type=at_least(1), help=batch)
     run("ema", __file__, parser.parse_args(), measure, least_cost)
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence("train"):
+        main()

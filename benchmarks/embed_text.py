@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import parser_of, prepare, record
+from common import at_least, one_of, parser_of, prepare, record
 from tqdm import tqdm
 
 from imagen import build
-from imagen.cli import compose
+from imagen.cli import compose, one_sentence
 from imagen.data.shards import stats_path, write_tar
+from imagen.data.tokens import STORAGES
 from imagen.prep.embed_text.command import find_work
 from imagen.prep.embed_text.encoding import Batch, Encoding
 from imagen.text_encoder import TextEncoder
@@ -94,6 +95,7 @@ def measure(device: torch.device, count: int, rounds: int, storage: str) -> dict
     distinct = sum(len(batch.entries) for batch in batches)
     alone, run = (statistics.median(clock.wall for clock in clocks) for clocks in (passes, runs))
     cpu = [statistics.median(clock.cpu for clock in clocks) for clocks in (passes, runs)]
+    ratios = [one.wall / other.wall for one, other in zip(passes, runs, strict=True)]
     return {
         "captions": count,
         "encoded": distinct,
@@ -102,16 +104,18 @@ def measure(device: torch.device, count: int, rounds: int, storage: str) -> dict
         "storage": storage,
         "bare_captions_per_s": round(distinct / alone, 1),
         "embed_text_captions_per_s": round(distinct / run, 1),
-        "ratio": round(alone / run, 3),
-        "ratios": [round(one.wall / other.wall, 3) for one, other in zip(passes, runs, strict=True)],
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_low": round(min(ratios), 3),
+        "ratio_high": round(max(ratios), 3),
+        "rounds": rounds,
         "cpu_ratio": round(cpu[0] / cpu[1], 3),
     }
 
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--captions", type=int, default=4000, help="how many are embedded")
-    parser.add_argument("--storage", default="int8", help="fp16, bf16 or int8")
+    parser.add_argument("--captions", type=at_least(1), default=4000, help="how many are embedded")
+    parser.add_argument("--storage", type=one_of(STORAGES), default="int8", help=", ".join(STORAGES))
     options = parser.parse_args()
     device = prepare(options)
     figures = measure(device, options.captions, options.rounds, options.storage)
@@ -120,4 +124,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence("train"):
+        main()

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from common import Parser
 
 from imagen import build
 from imagen.cli import CONF, compose
@@ -46,6 +47,7 @@ def measured(lengths: list[int], width: int, storage: str) -> float:
 
 def main() -> None:
     """Print the table."""
+    Parser(__doc__).parse_args()
     encoder = build.build_encoder(compose("data_prep/embed_text", ["text_encoder=minilm"]))
     widths = {f"T5 v1.1 {name[3:]}": read_yaml(CONF / "text_encoder" / f"{name}.yaml")["width"] for name in V1_1}
     captions = emoji_names()

@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from common import parser_of, prepare, record, rounded
+from common import at_least, parser_of, prepare, record, rounded
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from imagen.cli import one_sentence
 from imagen.data.index import PICTURE_FIELDS, TEXT_FIELDS, index_of, write_index
 from imagen.data.order import Deal, GlobalOrder
 from imagen.data.shards import ENCODER_MEMBER, stats_path, text_folder, write_tar
@@ -139,9 +140,11 @@ def order_cost() -> None:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batches", type=int, default=60, help="batches timed in each round")
+    parser.add_argument(
+        "--workers", type=at_least(0), default=2, help="processes that read and decode; 0: the process itself"
+    )
+    parser.add_argument("--size", type=at_least(16), default=256, help="of the pictures, in pixels a side")
+    parser.add_argument("--batches", type=at_least(1), default=60, help="batches timed in each round")
     options = parser.parse_args()
     device = prepare(options)
     order_cost()
@@ -163,6 +166,7 @@ def main() -> None:
     ratios = [a / b for a, b in zip(rates["exact loader"], rates["bare loop"], strict=True)]
     print(f"exact loader / bare loop: {statistics.median(ratios):.2f}")
     figures = {"workers": options.workers, "rounds": options.rounds, "ratio": rounded(statistics.median(ratios))}
+    figures |= {"ratio_low": rounded(min(ratios)), "ratio_high": rounded(max(ratios))}
     for name, values in (("samples", rates["exact loader"]), ("bare", rates["bare loop"])):
         figures[f"{name}_per_s"] = rounded(statistics.median(values))
         figures[f"{name}_per_s_low"], figures[f"{name}_per_s_high"] = rounded(min(values)), rounded(max(values))
@@ -170,4 +174,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence("train"):
+        main()

@@ -19,7 +19,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import parser_of, prepare, record, rounded
+from common import at_least, one_of, parser_of, prepare, record, rounded
+
+from imagen.cli import one_sentence
 
 HERE = Path(__file__).parent
 PEERS_PYTHON = HERE.parent / ".venv-peers" / "bin" / "python"
@@ -133,9 +135,11 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
-    parser.add_argument("--sizes", nargs="+", default=["sr256", "base64_300m"], choices=SIZES)
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), type=one_of(PEERS), help=", ".join(PEERS))
+    parser.add_argument(
+        "--sizes", nargs="+", default=["sr256", "base64_300m"], type=one_of(SIZES), help=", ".join(SIZES)
+    )
+    parser.add_argument("--batch-size", type=at_least(1), default=1, help="pictures a step")
     parser.add_argument("--python", type=Path, default=PEERS_PYTHON, help="of the peers' environment")
     options = parser.parse_args()
     if not options.python.exists():
@@ -151,4 +155,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence("train"):
+        main()

@@ -5,6 +5,7 @@ python benchmarks/peers_worker.py PEER TABLE: both as ``peers.py`` gives them. R
 the peers' environment has not got it.
 """
 
+import argparse
 import contextlib
 import ctypes
 import json
@@ -221,5 +222,9 @@ def serve(peer: str, table: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("table", type=json.loads, help="an entry of SIZES in peers.py, with text's width and length")
+    options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    serve(sys.argv[1], json.loads(sys.argv[2]))
+    serve(options.peer, options.table)

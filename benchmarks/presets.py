@@ -11,6 +11,7 @@ from common import ceiling, free_memory, in_a_process, parser_of, prepare, recor
 from omegaconf import DictConfig, OmegaConf
 
 from imagen.cli import compose
+from imagen.errors import UserError
 from imagen.types import TextEmbedding
 
 PAPER = tuple(f"imagen_{size}" for size in ("base64_300m", "base64_500m", "base64_1b", "base64", "sr256", "sr1024"))
@@ -41,10 +42,13 @@ def run(benchmark: str, script: str, options: argparse.Namespace, measure: Measu
     if options.here:
         print(json.dumps(measure(config_of(options.presets[0], options.overrides), options, device)))
         return
+    if options.case and len(options.presets) > 1:
+        raise UserError(f"--case={options.case} names one entry: give one of --presets, not {len(options.presets)}")
+    configs = {preset: config_of(preset, options.overrides) for preset in options.presets}
     rate = ceiling(device)
-    for preset in options.presets:
+    for preset, cfg in configs.items():
         figures: dict[str, Any] = {"ceiling_tflops": rate and rounded(rate / 1e12)}
-        least = cost(config_of(preset, options.overrides), options, device)
+        least = cost(cfg, options, device)
         if reason := hindrance(*least, options.limit_s, rate, device):
             figures["not_run"] = reason
         else:

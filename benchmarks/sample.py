@@ -11,12 +11,13 @@ from argparse import Namespace
 from typing import Any
 
 import torch
-from common import rounded, timed
+from common import at_least, rounded, timed
 from kinds import milliseconds_by_kind
 from omegaconf import DictConfig
 from presets import parser_of_presets, run, text_of
 
 from imagen import build
+from imagen.cli import one_sentence
 from imagen.denoiser import Denoiser
 from imagen.devices import peak_memory
 from imagen.randomness import generator_of
@@ -79,10 +80,11 @@ def cost(cfg: DictConfig, options: Namespace, device: torch.device) -> tuple[flo
 
 def main() -> None:
     parser = parser_of_presets(__doc__)
-    parser.add_argument("--batch-size", type=int, default=1, help="pictures drawn together")
-    parser.add_argument("--steps", type=int, default=2, help="of the sampler, timed in each round")
+    parser.add_argument("--batch-size", type=at_least(1), default=1, help="pictures drawn together")
+    parser.add_argument("--steps", type=at_least(1), default=2, help="of the sampler, timed in each round")
     run("sample", __file__, parser.parse_args(), measure, cost)
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence("train"):
+        main()

@@ -7,14 +7,15 @@ as sampling does it; the text is 128 tokens of width 4096.
 """
 
 import json
+import statistics
 import time
 from typing import Any
 
 import torch
-from common import parser_of, prepare, record, synchronize
+from common import parser_of, prepare, record, rounded, synchronize
 
 from imagen import build
-from imagen.cli import compose
+from imagen.cli import compose, one_sentence
 from imagen.devices import peak_memory
 from imagen.types import Conditioning, TextEmbedding
 
@@ -22,7 +23,7 @@ OVERRIDES = ["data=synthetic", "text_encoder=t5_xxl", "network=efficient_unet_sr
 
 
 def measure(device: torch.device, rounds: int) -> dict[str, Any]:
-    """Build the network for real and run it; sizes in MiB, the fastest round's seconds."""
+    """Build the network for real and run it; sizes in MiB, the median round's seconds."""
     cfg = compose("train", OVERRIDES)
     network: Any = build.build_network(cfg).eval().requires_grad_(False)
     torch.nn.init.normal_(network.conv_out.weight, std=0.01)  # starts as zero: the output should tell
@@ -41,15 +42,17 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
         took.append((time.perf_counter() - start, time.process_time() - cpu_start))
         assert out.shape == (1, 3, 1024, 1024)
         assert out.isfinite().all()
-    seconds, cpu_seconds = min(took)
+    seconds, cpu_seconds = zip(*took, strict=True)
     peak = peak_memory(device)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "weights_mib": weights // 2**20,
         "memory_mib": peak // 2**20,
         "memory_above_weights_mib": (peak - weights) // 2**20,
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu_seconds, 1),
+        "seconds": rounded(statistics.median(seconds)),
+        "seconds_low": rounded(min(seconds)),
+        "seconds_high": rounded(max(seconds)),
+        "cpu_seconds": rounded(statistics.median(cpu_seconds)),
         "rounds": rounds,
     }
 
@@ -65,4 +68,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence("train"):
+        main()

@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Timing, in_a_process, parser_of, prepare, record, rounded, timed
+from common import Timing, in_a_process, one_of, parser_of, prepare, record, rounded, timed
+from presets import config_of
+
+from imagen.cli import one_sentence
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,7 +78,6 @@ def processor_seconds() -> float:
 
 def compile_time(preset: str, device: torch.device) -> dict[str, Any]:
     """The first step's seconds, compiled and not, and the median of later ones."""
-    from presets import config_of
     from step import TrainingStep, batch_size_of
 
     cfg, figures = config_of(preset, []), {}
@@ -88,10 +90,14 @@ def compile_time(preset: str, device: torch.device) -> dict[str, Any]:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--waits", nargs="*", default=list(WAITS), choices=WAITS, metavar="WAIT", help=", ".join(WAITS))
+    parser.add_argument(
+        "--waits", nargs="*", default=list(WAITS), type=one_of(WAITS), metavar="WAIT", help=", ".join(WAITS)
+    )
     parser.add_argument("--compile", nargs="*", default=[], metavar="PRESET", help="measure its compilation too")
     parser.add_argument("--here", help="measure the compilation of one preset in this process and print JSON")
     options: Namespace = parser.parse_args()
+    for preset in options.compile:
+        config_of(preset, [])  # a mistyped one is told before anything is measured
     device = prepare(options)
     if options.here:
         print(json.dumps(compile_time(options.here, device)))
@@ -111,4 +117,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence("train"):
+        main()

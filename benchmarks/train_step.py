@@ -11,12 +11,13 @@ from argparse import Namespace
 from typing import Any
 
 import torch
-from common import rounded, timed
+from common import at_least, rounded, timed
 from kinds import milliseconds_by_kind
 from omegaconf import DictConfig
 from presets import parser_of_presets, run
 from step import TrainingStep, batch_size_of, least_cost
 
+from imagen.cli import one_sentence
 from imagen.devices import peak_memory
 from imagen.summary import summarize
 
@@ -53,10 +54,12 @@ def graph_breaks(step: TrainingStep) -> int:
 
 def main() -> None:
     parser = parser_of_presets(__doc__)
-    parser.add_argument("--batch-size", type=int, help="pictures; else the preset's own, or 1 on a CPU and 32 on a GPU")
+    batch = "pictures; else the preset's own, or 1 on a CPU and 32 on a GPU"
+    parser.add_argument("--batch-size", type=at_least(1), help=batch)
     parser.add_argument("--graph-breaks", action="store_true", help="count them too")
     run("train_step", __file__, parser.parse_args(), measure, least_cost)
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence("train"):
+        main()

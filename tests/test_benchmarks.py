@@ -1,5 +1,6 @@
 """The benchmarks run on a toy and write what docs/performance.md is drawn from. How fast anything is, no test says."""
 
+import ast
 import json
 import runpy
 import subprocess
@@ -17,6 +18,8 @@ from imagen.summary import summarize
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
 CPU = torch.device("cpu")
 
 Run = Callable[..., str]
@@ -136,6 +139,41 @@ def test_what_cannot_run_is_recorded_with_why(run, tmp_path):
     assert "MemoryError: too large" in sys.modules["common"].in_a_process(str(program), [])["not_run"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train_step.py", "--presets", "toy", "demo_base61"], "experiment=demo_base61 is not an option of experiment"),
+        (["train_step.py", "--roudns", "3"], "--roudns is not an option: the nearest is --rounds"),
+        (["sample.py", "--presets", "toy", "--overrides", "smapler=ddim"], "the nearest keys are sampler"),
+        (["ema.py", "--presets", "toy", "toy_sr32", "--case", "mine"], "--case=mine names one entry"),
+        (["peers.py", "--sizes", "sr265"], "sr265 is not known: the nearest is sr256"),
+        (["startup.py", "--waits", "--compile", "toi"], "the nearest is toy"),
+        (["embed_text.py", "--rounds", "0"], "0 must be a whole number of at least 1"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_before_anything_is_measured(run, capsys, tmp_path, words, said):
+    with pytest.raises(SystemExit) as ended:
+        run(*words, "--results", str(tmp_path))
+    told = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert said in told
+    assert told.count("\n") <= 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "script", sorted(path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text())
+)
+def test_every_script_says_what_it_measures(run, capsys, script):
+    with pytest.raises(SystemExit) as ended:
+        run(script, "--help")
+    assert not ended.value.code
+    about = ast.get_docstring(ast.parse((BENCHMARKS / script).read_text(encoding="utf-8")))
+    assert about is not None
+    assert about in capsys.readouterr().out
+    assert script == "peers_worker.py" or f"benchmarks/{script}`" in README or f"benchmarks/{script} " in README
+
+
 def test_waiting_is_timed(run, tmp_path):
     run("startup.py", "--waits", "import imagen", "--rounds", "2", "--results", str(tmp_path))
     (path,) = tmp_path.glob("*.json")
@@ -145,17 +183,20 @@ def test_waiting_is_timed(run, tmp_path):
 
 
 @pytest.mark.drill
-def test_the_rest_runs_too(run, tmp_path):
+def test_the_rest_runs_too_and_is_drawn(bench, run, tmp_path):
     where = ["--results", str(tmp_path)]
     run("startup.py", "--waits", "train.py --help", "the first step of the toy", "--rounds", "1", *where)
     run("loader.py", "--workers", "1", "--size", "64", "--batches", "4", "--rounds", "1", *where)
     run("train_step.py", "--presets", "toy", "--rounds", "1", "--graph-breaks", *where)
+    run("embed_text.py", "--captions", "64", "--rounds", "1", *where)
     (path,) = tmp_path.glob("*.json")
     found = json.loads(path.read_text())["benchmarks"]
     assert found["startup"]["the first step of the toy"]["s"] > 0
     assert found["train_step"]["toy"]["graph_breaks"] == 0
     assert found["train_step"]["toy"]["utilisation"] > 0
     assert found["loader"]["64 px"]["ratio"] > 0
+    page = bench("draw").page(bench("draw").read(tmp_path))
+    assert all(f"\n| `{case}` |" in page for case in ("64 px", "minilm, int8", "toy", "train.py --help"))
 
 
 def test_the_page_is_what_the_results_say(bench):

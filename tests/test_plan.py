@@ -5,6 +5,7 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -151,7 +152,7 @@ def test_recomputing_keeps_what_torch_keeps_when_all_blocks_but_one_are_checkpoi
         caches.append(both[0].storage)  # pyright: ignore[reportAttributeAccessIssue]
         return both
 
-    more = {"context_fn": contexts} if option == "selective" else {}
+    more: dict[str, Any] = {"context_fn": contexts} if option == "selective" else {}
 
     def forward(block: nn.Module, x: torch.Tensor, *others):
         for value in (x, *others):  # checkpoint holds them without a hook
