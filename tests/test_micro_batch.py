@@ -110,7 +110,7 @@ def test_a_training_that_cannot_be_measured_is_refused(monkeypatch):
     trainer, module, make = trainer_and_module()
     with pytest.raises(UserError, match="this training has none: set micro_batch_size"):
         FindMicroBatch(8, make).on_fit_start(trainer, module)
-    sharded = FSDP2(sharded_checkpoints=False, timeout_minutes=1)
+    sharded = FSDP2(sharded_checkpoints=False, reduce_every_micro_batch=True, timeout_minutes=1)
     monkeypatch.setattr(FSDP2, "root_device", torch.device("cuda"))
     monkeypatch.setattr(lightning.Trainer, "strategy", sharded)
     with pytest.raises(UserError, match="does not go with trainer=fsdp2"):

@@ -2,17 +2,19 @@
 
 import json
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import small_set
 import torch
 from processes import train_on_two_ranks
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from imagen.checkpoints import read_checkpoint
 from imagen.cli import compose
 from imagen.runs import read_weights
-from imagen.strategy import DDP
+from imagen.strategy import DDP, FSDP2
 from imagen.training import train
 
 TOY = ["experiment=toy", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "data.num_workers=0"]
@@ -106,7 +108,39 @@ def test_a_checkpoint_of_any_kind_goes_on_under_every_other(tmp_path: Path, shar
             torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.drill
+def test_micro_batches_train_the_same_network_wherever_their_gradients_are_reduced(tmp_path: Path):
+    more, once = ["micro_batch_size=2"], ["trainer.strategy.reduce_every_micro_batch=false"]
+    more += ["weighting=uncertainty", "weighting.num_features=4"]  # which has parameters, sharded by themselves
+    train(compose("train", overrides(tmp_path / "one", "one", *more)))
+    pair = {"ddp": ("ddp", []), "each": ("fsdp2", []), "once": ("fsdp2", once)}
+    trainings = [overrides(tmp_path / name, kind, *more, *extra) for name, (kind, extra) in pair.items()]
+    train_on_two_ranks(trainings, tmp_path)
+    for name in pair:
+        assert_same_run(tmp_path / name, tmp_path / "one")
+
+
+DDP_OPTIONS = {"gradient_as_bucket_view": True, "static_graph": True, "bucket_cap_mb": 1, "timeout_minutes": 1}
+
+
 def test_gradients_may_travel_in_half_the_bytes():
-    options = {"gradient_as_bucket_view": True, "static_graph": True, "bucket_cap_mb": 1, "timeout_minutes": 1}
-    assert DDP(bf16_gradients=False, **options)._ddp_comm_hook is None
-    assert DDP(bf16_gradients=True, **options)._ddp_comm_hook is bf16_compress_hook
+    assert DDP(bf16_gradients=False, **DDP_OPTIONS)._ddp_comm_hook is None
+    assert DDP(bf16_gradients=True, **DDP_OPTIONS)._ddp_comm_hook is bf16_compress_hook
+
+
+def test_ddp_sends_nothing_while_micro_batches_accumulate_but_in_the_first_pass():
+    strategy = DDP(bf16_gradients=False, **DDP_OPTIONS)
+    strategy.model = MagicMock(spec=DistributedDataParallel)
+    for calls in range(3):
+        with strategy.block_backward_sync():
+            assert strategy.model.no_sync.call_count == calls
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_fsdp2_sends_nothing_while_micro_batches_accumulate_if_asked(every: bool):
+    strategy = FSDP2(sharded_checkpoints=False, reduce_every_micro_batch=every, timeout_minutes=1)
+    divided = MagicMock()
+    strategy._divided = [divided]
+    with strategy.block_backward_sync():
+        divided.set_requires_gradient_sync.assert_called_with(every)
+    divided.set_requires_gradient_sync.assert_called_with(True)

@@ -1,5 +1,7 @@
 """Parameters, gradients, optimizer state and average divided among the processes (ZeRO 3; torch's ``fully_shard``)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from imagen.network.layers import layers_of
 from imagen.ranges import Count
@@ -19,15 +21,19 @@ class FSDP2(ModelParallelStrategy):
     """Each process holds its share of every parameter, and gathers a layer's when it comes to compute with it.
 
     ``sharded_checkpoints`` writes a folder to which each process adds its own part, instead of one file gathered in
-    the first. A rank that waits longer than ``timeout_minutes`` for the others ends with an error.
+    the first. ``reduce_every_micro_batch`` leaves each process its share of the gradients between micro-batches too;
+    without it they are summed whole in each, and go over the network once a step. A rank that waits longer than
+    ``timeout_minutes`` for the others ends with an error.
     """
 
-    def __init__(self, *, sharded_checkpoints: bool, timeout_minutes: Count) -> None:
+    def __init__(self, *, sharded_checkpoints: bool, reduce_every_micro_batch: bool, timeout_minutes: Count) -> None:
         super().__init__(
             tensor_parallel_size=1,
             save_distributed_checkpoint=sharded_checkpoints,
             timeout=timedelta(minutes=timeout_minutes),
         )
+        self.reduce_every_micro_batch = reduce_every_micro_batch
+        self._divided: list[FSDPModule] = []
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes  # Lightning's own "auto" is the number of nodes
@@ -44,6 +50,17 @@ class FSDP2(ModelParallelStrategy):
         assert self.model is not None
         return (load_folder if path.is_dir() else load_file)(path, self.model, self.optimizers)
 
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """While micro-batches accumulate."""
+        self._reduce(self.reduce_every_micro_batch)
+        yield
+        self._reduce(True)
+
+    def _reduce(self, on: bool) -> None:
+        for module in self._divided:
+            module.set_requires_gradient_sync(on)
+
     def shard(self, network: nn.Module) -> None:
         """Divide a network's parameters, layer by layer, before an optimizer is made; all processes have the same ones.
 
@@ -55,13 +72,14 @@ class FSDP2(ModelParallelStrategy):
         divide = partial(fully_shard, mesh=self.device_mesh["data_parallel"], reshard_after_forward=True)
         for layer in layers_of(network):
             divide(layer)
-        divide(network)
+        self._divided.append(divide(network))
 
     def shard_method(self, module: nn.Module, method: str) -> None:
         """Divide the parameters, if any, of a small module that is called by ``method``, which may call its forward."""
         if any(True for _ in module.parameters()):
             module.to(self.root_device)
-            fully_shard(module, mesh=self.device_mesh["data_parallel"], reshard_after_forward=False)
+            divided = fully_shard(module, mesh=self.device_mesh["data_parallel"], reshard_after_forward=False)
+            self._divided.append(divided)
             register_fsdp_forward_method(module, method)
 
 
