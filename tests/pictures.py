@@ -23,3 +23,8 @@ def random_pictures(count: int, side: int) -> Tensor:
     """[count 3 side side] of uint8, the same every time."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
+
+
+def of_one_colour(count: int, side: int = 4, start: int = 0) -> Tensor:
+    """[count 3 side side] of uint8: picture i has the value ``start + i`` everywhere."""
+    return torch.arange(start, start + count, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, side, side)

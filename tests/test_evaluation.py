@@ -1,22 +1,25 @@
 """Evaluation: points of axes, galleries that are taken up, tables and curves. The script itself: test_scripts.py."""
 
 import csv
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+from pictures import of_one_colour
 from PIL import Image
 
 from imagen import build
 from imagen.cascade import Cascade, Samples
 from imagen.cli import compose
+from imagen.data.pixels import to_uint8
 from imagen.errors import UserError
-from imagen.evaluation.command import Prompts, _galleries
+from imagen.evaluation.command import drawings_of
 from imagen.evaluation.gallery import Gallery
+from imagen.evaluation.ground import Ground, Prompts
 from imagen.evaluation.page import write_page
 from imagen.evaluation.points import points_of
-from imagen.evaluation.reference import read_set
-from imagen.evaluation.table import write_curve, write_table
+from imagen.evaluation.table import write_curve, write_figures, write_table
 from imagen.metric.retrieval import embed_sentences
 from imagen.slots import register
 
@@ -27,12 +30,6 @@ def test_sentences_keep_their_rows_whatever_their_length():
     whole = embed_sentences(encoder, captions, batch_size=2)
     torch.testing.assert_close(whole[1:2], embed_sentences(encoder, ["short"]))
     torch.testing.assert_close(whole.norm(dim=1), torch.ones(3))
-
-
-def test_a_set_made_in_memory_cannot_be_measured_against():
-    cfg = compose("train", ["experiment=toy"])
-    with pytest.raises(UserError, match="SyntheticModule"):
-        read_set(build.build_data(cfg), build.build_encoder(cfg))
 
 
 def evaluation(*overrides):
@@ -55,10 +52,20 @@ def test_axes_are_crossed_the_last_fastest_and_options_are_taken_whole():
     assert [point.name for point in points_of(evaluation())] == ["all"]
 
 
+class OnPaper(Ground):
+    """A base stage that was never trained."""
+
+    prompts, identity = Prompts(["a"], ["a"], ["a"], [""]), {}
+
+    def __init__(self, cfg):
+        self.cfg, self.depth, self.sides = cfg, 1, [16]
+        self.read = [SimpleNamespace(config={"low_resolution": None})]
+
+
 def test_every_point_draws_by_its_own_settings(tmp_path):
-    stage = SimpleNamespace(config={"resolution": 16})
+    ground = OnPaper(evaluation())
     seeds = [
-        _galleries(point, tmp_path, Prompts(["a"], ["a"], ["a"]), {}, 1, [stage])[0].seed
+        drawings_of(point, tmp_path, ground)["measured"].gallery.seed
         for point in points_of(evaluation("axes={seed:[3,4]}"))
     ]
     assert seeds == [3, 4]
@@ -132,6 +139,11 @@ ROWS = [
         "real": 9,
         "seed": 0,
         "metrics": {"fd_pixel": 3.0 / weight, "retrieval_top10": weight / 8},
+        "n": {"fd_pixel": 4, "retrieval_top10": 3},
+        "kinds": {"colours": {"retrieval_top10": {"value": weight / 4, "n": 2}}},
+        "metric_of": {"fd_pixel": "fd_pixel", "retrieval_top10": "retrieval"},
+        "provenance": {"fd_pixel": {"extractor": "PixelComponents", "weights": "abc"}, "retrieval": {"seed": 0}},
+        "sampling": {"base": {"guidance": "ClassifierFreeGuidance", "weight": weight, "sampler": "DDIM", "steps": 9}},
         "skipped": {"fid": "no <weights>"},
     }
     for weight in (1, 2)
@@ -145,6 +157,22 @@ def test_the_table_has_a_line_a_point(tmp_path):
         lines = list(csv.DictReader(file))
     assert [line["base.threshold"] for line in lines] == ["none", "dynamic", "none", "dynamic"]
     assert [float(line["fd_pixel"]) for line in lines] == [3.0, 3.0, 1.5, 1.5]
+    assert [float(line["retrieval_top10 (colours)"]) for line in lines] == [0.25, 0.25, 0.5, 0.5]
+
+
+def test_every_figure_has_a_line_with_all_that_makes_it_comparable(tmp_path):
+    write_figures(ROWS, tmp_path / "figures.csv")
+    with (tmp_path / "figures.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 4 * 3
+    first, _, of_kind = lines[:3]
+    assert (first["metric"], first["figure"], first["kind"]) == ("fd_pixel", "fd_pixel", "")
+    assert (first["n"], first["real"]) == ("4", "9")
+    assert (first["extractor"], first["weights"], first["sampling_seed"]) == ("PixelComponents", "abc", "0")
+    assert (first["guidance"], first["weight"]) == ("base ClassifierFreeGuidance", "base 1")
+    assert (first["sampler"], first["steps"]) == ("base DDIM", "base 9")
+    assert (of_kind["metric"], of_kind["figure"], of_kind["kind"]) == ("retrieval", "retrieval_top10", "colours")
+    assert (of_kind["value"], of_kind["n"], of_kind["settings"]) == ("0.25", "2", "seed 0")
 
 
 def test_the_curve_is_drawn_along_an_axis_alone(tmp_path):
@@ -163,3 +191,41 @@ def test_the_page_says_what_is_missing_and_trusts_no_caption(tmp_path):
     assert "<b>" not in page
     assert page.count("<img") == 12
     assert 'src="g/4/00002_0.png"' in page
+    assert "retrieval_top10 by kind of prompt" in page
+    assert 'title="n = 2">0.25<' in page
+    assert not re.findall(r"(?:https?:)?//(?!\S+</)", page)  # nothing is fetched from anywhere
+
+
+def test_stages_and_lowres_must_suit_each_other(monkeypatch):
+    def ground(lowres, *low_resolutions, depth=1):
+        kinds = iter(low_resolutions)
+        config = lambda: {"resolution": 8, "low_resolution": next(kinds)}  # noqa: E731
+        monkeypatch.setattr("imagen.evaluation.ground.read_weights", lambda source: SimpleNamespace(config=config()))
+        cfg = evaluation(f"lowres={lowres}", f"depth={depth}")
+        cfg.stages = ["a", "b"][: len(low_resolutions)]
+        return Ground(cfg, torch.device("cpu"))
+
+    assert ground("samples", None).draws_samples
+    assert ground("both", None, 4, depth=2).enlarges_real
+    assert not ground("real", 4).draws_samples
+    with pytest.raises(UserError, match="lowres=blurred is none of samples, real, both"):
+        ground("blurred", None)
+    with pytest.raises(UserError, match=r"begins with a super-resolution stage.*lowres=real"):
+        ground("samples", 4)
+    with pytest.raises(UserError, match="the last stage measured is a base stage: give depth=2"):
+        ground("real", None, 4)
+
+
+def test_every_prompt_has_a_picture_of_its_own_to_enlarge(tmp_path):
+    class Given(Draws):
+        def sample(self, prompts, *, task, **rest):
+            given = task.low_res(2, 2)
+            assert len(given) == len(prompts)
+            self.asked.append(to_uint8(given)[:, 0, 0, 0].tolist())
+            return super().sample(prompts, **rest)
+
+    own = gallery(tmp_path, given=of_one_colour(5, 2), num_samples=2)
+    cascade = Given()
+    own.draw(cascade, 0, 1)
+    assert [asked for asked in cascade.asked if isinstance(asked[0], int)] == [[0, 1], [2, 3], [4]]
+    assert own.plan["given"] != gallery(tmp_path, given=of_one_colour(5, 2, start=1)).plan["given"]

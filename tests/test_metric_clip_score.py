@@ -24,6 +24,9 @@ def test_the_score_is_the_models_own_cosine(tmp_path):
     assert scores["clip_score"] == pytest.approx(logits.diag().mean().item(), abs=1e-4)
     assert scores["clip_score_real"] == pytest.approx(logits.diag()[:2].mean().item(), abs=1e-4)
     assert len(metric.provenance()["weights"]) == 32
+    assert metric.values()["clip_score"].tolist() == pytest.approx(logits.diag().tolist(), abs=1e-4)
+    assert metric.counts() == {"clip_score": 5, "clip_score_real": 2}
+    assert set(metric(drawn, InMemory(images[:2], ["", ""]))) == {"clip_score"}  # a folder of pictures has no captions
 
 
 def test_a_missing_model_is_named(tmp_path):

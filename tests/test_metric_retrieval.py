@@ -148,10 +148,12 @@ def test_a_gallery_is_asked_by_its_captions_in_any_order_with_any_number_of_samp
     assert figures["retrieval_top1"] == 1.0
     assert figures["heldout_cosine"] == pytest.approx(1.0)
     assert METRIC.provenance()["sentence_encoder"] == "hash"
+    assert METRIC.values()["retrieval_top1"].isnan().tolist() == [True, False, False, True, False, False, True]
+    assert METRIC.values()["heldout_cosine"].nanmean().item() == pytest.approx(figures["heldout_cosine"])
+    counts = METRIC.counts()
+    assert (counts["retrieval_top1"], counts["retrieval_top10_shuffled"], counts["heldout_p"]) == (4, 4, 3)
     trained = METRIC(InMemory(pictures[:5], captions[:5]), reference)
     assert "retrieval_top10" in trained
     assert "heldout_p" not in trained
     with pytest.raises(UserError, match="prompts that are captions of the data set"):
         METRIC(InMemory(pictures[:2], ["a", "b"]), reference)
-    with pytest.raises(UserError, match="a data set with captions of its own"):
-        METRIC(InMemory(pictures[:2], captions[:2]), InMemory(pictures, captions))

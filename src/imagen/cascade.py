@@ -89,6 +89,12 @@ class Cascade:
         part._visits = self._visits
         return part
 
+    def last(self) -> "Cascade":
+        """The last stage alone, where it is."""
+        part = Cascade(self.stages[-1:], self.encoder)
+        part._visits = self._visits
+        return part
+
     def sample(
         self,
         prompts: Sequence[str],
@@ -116,11 +122,15 @@ class Cascade:
         if num_samples < 1 or batch_size < 1:
             raise UserError(f"num_samples={num_samples} and batch_size={batch_size} must be at least 1")
         job = self._job(task, size, seed)
+        if job.low_res is not None and len(job.low_res) not in (1, len(prompts)):
+            raise UserError(
+                f"{len(job.low_res)} pictures to enlarge for {len(prompts)} prompts: give one, or one for each prompt"
+            )
         negatives = self._negatives(negative_prompts, len(prompts))
         self._warn_of_cuts([*prompts, *(negatives or [])])
         count = task.num_samples(num_samples)
         rows = zip(prompts, negatives or [""] * len(prompts), strict=True)
-        wanted = [_Wanted(prompt, negative, number) for prompt, negative in rows for number in range(count)]
+        wanted = [_Wanted(p, *row, number) for p, row in enumerate(rows) for number in range(count)]
         batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
         drawn: list[list[Tensor]] = [[] for _ in self.stages]
         total = len(wanted) * job.num_steps
@@ -198,7 +208,7 @@ class Cascade:
         told = _Told(batch, *self._encode(batch))
         pictures, drawn = [], None
         if job.low_res is not None:
-            drawn = Drawn(job.low_res.expand(len(batch), -1, -1, -1))
+            drawn = Drawn(job.low_res[[wanted.row % len(job.low_res) for wanted in batch]])
         for number, stage in enumerate(self.stages):
             with self._at_work(stage):
                 draw = partial(self._draw, number, job, told, drawn, advance)
@@ -266,8 +276,9 @@ def _empty(prompts: list[str]) -> Bool[Tensor, " b"]:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """One picture that is to be drawn."""
+    """One picture that is to be drawn; ``row`` is its prompt's."""
 
+    row: int
     prompt: str
     negative: str
     number: int
@@ -287,11 +298,11 @@ class _Told:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all pictures of one sampling share; ``low_res`` is the picture that the first stage enlarges, if any."""
+    """What all pictures of one sampling share; ``low_res`` is what the first stage enlarges, one or one a prompt."""
 
     task: Task
     seed: int
-    low_res: Float[Tensor, "1 3 _ _"] | None
+    low_res: Float[Tensor, "_ 3 _ _"] | None
     sizes: list[Size]
     stops: list[float]
     num_steps: int

@@ -53,7 +53,7 @@ class DiffusionLoss(nn.Module):
             flip = batch.can_flip & (address.uniform("flip") < 0.5)
             x0 = torch.where(flip[:, None, None, None], x0.flip(-1), x0)
             text = text.dropped(address.uniform("caption_dropout") < self.caption_dropout)
-        cond = self._conditioning(x0, text, address)
+        cond = self.conditioning(x0, text, address)
         t = address.stratified("time")
         logsnr = self.schedule.logsnr(t)
         eps = address.normal("noise", tuple(x0.shape[1:]))
@@ -64,9 +64,8 @@ class DiffusionLoss(nn.Module):
         extra = parameterization.extra_loss(output, x0, x_t, t, self.schedule)
         return Loss(self.weighting.loss(error, logsnr) + extra, logsnr)
 
-    def _conditioning(
-        self, x0: Float[Tensor, "b 3 h w"], text: TextEmbedding, address: TrainingAddress
-    ) -> Conditioning:
+    def conditioning(self, x0: Float[Tensor, "b 3 h w"], text: TextEmbedding, address: TrainingAddress) -> Conditioning:
+        """What the network is told: the text, and, where it enlarges, the picture made small and noised at random."""
         if self.scale is None:
             return Conditioning(text)
         low_res = downsample(x0, self.scale)

@@ -1,6 +1,7 @@
 """``prompts=``: a list, the name of a set, or a file -> a list of prompts; the same in every command.
 
-The sets are text and CSV files in ``prompt_sets/``; adding one is adding a file.
+The sets are text and CSV files in ``prompt_sets/``; adding one is adding a file. COCO's are made by the user, from
+COCO's own annotations.
 """
 
 import logging
@@ -17,6 +18,12 @@ from imagen.prompt_files import NoColumn, Prompt, parse
 from imagen.published_prompts import recognise
 
 log = logging.getLogger(__name__)
+
+COCO = Path("data/coco/prompts.csv")
+"""Where the command of docs/evaluation.md lets ``data_prep/coco.py`` write its draw."""
+
+OF_COCO = {"coco30k": 30_000, "coco10k": 10_000}
+"""Draws of COCO's captions, of the paper's FID-30K and FID-10K: the smaller one begins the larger."""
 
 
 def read_prompts(prompts: str | Sequence[object] | Mapping[object, object]) -> list[str]:
@@ -44,6 +51,8 @@ def read_prompts_and_kinds(prompts: str | Sequence[object] | Mapping[object, obj
         suffix = next(entry.suffix for entry in _shipped() if entry.stem == prompts)
         text = (files("imagen") / "prompt_sets" / f"{prompts}{suffix}").read_text(encoding="utf-8")
         return _parsed(text, suffix, prompts)
+    if prompts in OF_COCO:
+        return _of_coco(prompts)
     name = urlsplit(prompts).path if "://" in prompts else prompts
     found = _parsed(_text(prompts), PurePosixPath(name).suffix.lower(), prompts)
     published, difference = recognise(found)
@@ -57,6 +66,16 @@ def read_prompts_and_kinds(prompts: str | Sequence[object] | Mapping[object, obj
 def prompt_sets() -> list[str]:
     """The names of the sets that come with the package."""
     return sorted(entry.stem for entry in _shipped())
+
+
+def _of_coco(name: str) -> list[Prompt]:
+    count, made_by = OF_COCO[name], "make it with python data_prep/coco.py input=<COCO's folder> output=data/coco"
+    if not COCO.is_file():
+        raise UserError(f"prompts={name} is read from {COCO}, which is not there: {made_by}")
+    found = _parsed(_text(str(COCO)), ".csv", str(COCO))
+    if len(found) < count:
+        raise UserError(f"prompts={name} needs {count:,} prompts, and {COCO} has {len(found):,}: {made_by}")
+    return found[:count]
 
 
 def _shipped() -> list[PurePosixPath]:
@@ -79,7 +98,7 @@ def _text(name: str) -> str:
     is_url = "://" in name
     if not is_url and not os.path.isfile(os.path.expanduser(name)):  # unlike Path's, these take any text, however long
         raise UserError(
-            f"prompts={name!r} is neither a set ({', '.join(prompt_sets())}) nor a file; "
+            f"prompts={name!r} is neither a set ({', '.join([*prompt_sets(), *OF_COCO])}) nor a file; "
             f"a single prompt is a list of one: 'prompts=[\"{name}\"]'"
         )
     try:

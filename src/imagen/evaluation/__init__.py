@@ -1,5 +1,5 @@
 """Pictures drawn by a trained cascade and measured, along any axes of sampling: what ``evaluate.py`` calls."""
 
-from imagen.evaluation.command import evaluate
+from imagen.evaluation.command import evaluate, measure
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "measure"]

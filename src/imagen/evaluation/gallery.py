@@ -4,6 +4,7 @@ Prompts are cut into batches before the batches are dealt out, and a batch that 
 of a picture depend neither on the number of processes nor on where they were stopped.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +12,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float, UInt8
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 from tqdm import tqdm
 
 from imagen.cascade import Cascade
+from imagen.data.pixels import to_float
 from imagen.errors import UserError
 from imagen.files import atomic_write, write_json
 from imagen.image_grid import to_pil
 from imagen.metric.pictures import InFiles
+from imagen.stage import GENERATE
+from imagen.task import Task
 
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for a picture that a trained model made."""
+
+
+class Enlarge(Task):
+    """The first stage, a super-resolution stage, is given a picture of its own for each prompt."""
+
+    def __init__(self, given: UInt8[Tensor, "p 3 h w"]) -> None:
+        self.given = given
+
+    def low_res(self, height: int, width: int) -> Float[Tensor, "p 3 {height} {width}"]:
+        return to_float(self.given)
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,7 @@ class Gallery:
     """``<folder>/<side>/<prompt>_<sample>.png`` for the pictures of every stage, and ``samples.json``.
 
     ``sides`` are the stages' resolutions; ``settings`` is all that decides the pictures beside the prompts, plain.
+    ``given`` are pictures to enlarge, one a prompt, where the first stage is a super-resolution stage.
     """
 
     folder: Path
@@ -38,6 +55,7 @@ class Gallery:
     num_samples: int
     batch_size: int
     seed: int
+    given: UInt8[Tensor, "p 3 h w"] | None = None
 
     def begin(self) -> None:
         """Make the folder and write ``samples.json``. Raises: UserError if it holds pictures of other settings."""
@@ -60,6 +78,7 @@ class Gallery:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "size": [self.sides[-1]] * 2,
+            "given": None if self.given is None else hashlib.sha256(self.given.numpy().tobytes()).hexdigest(),
             "pictures": [
                 {"file": self._name(p, s, self.sides[-1]), "prompt": prompt, "negative_prompt": None, "sample": s}
                 for p, prompt in enumerate(self.prompts)
@@ -85,6 +104,7 @@ class Gallery:
         for batch in tqdm(todo, desc=self.folder.name, unit="batch", disable=not todo):
             samples = cascade.sample(
                 [self.prompts[p] for p in batch],
+                task=GENERATE if self.given is None else Enlarge(self.given[batch.start : batch.stop]),
                 num_samples=self.num_samples,
                 seed=self.seed,
                 batch_size=self.batch_size,

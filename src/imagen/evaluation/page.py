@@ -13,7 +13,8 @@ from imagen.files import atomic_write
 MOST = 64
 """Prompts that are shown."""
 
-PAGE = """<!doctype html>
+PAGE = """\
+<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ title }}</title>
 <style>
@@ -30,11 +31,31 @@ img.curve { width: 640px; image-rendering: auto; }
 <div class="wide"><table>
 <tr><th>point</th>{% for name in figures %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr><th>{{ row.name }}</th>
-{% for name in figures %}<td class="figure">{% if name in row.metrics %}{{ "%.4g" % row.metrics[name] }}{% endif %}</td>
+{% for name in figures %}{% set value = row.metrics.get(name) %}
+<td class="figure" title="n = {{ row.n.get(name, 0) }}">{{ "%.4g" % value if value is not none }}</td>
 {% endfor %}</tr>{% endfor %}
 </table></div>
+{% for name in by_prompt %}
+<h2>{{ name }} by kind of prompt</h2>
+<div class="wide"><table>
+<tr><th>point</th>{% for kind in kinds %}<th>{{ kind }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr><th>{{ row.name }}</th>
+{% for kind in kinds %}{% set one = row.kinds.get(kind, {}).get(name, {"n": 0}) %}
+<td class="figure" title="n = {{ one.n }}">{{ "%.4g" % one.value if one.n }}</td>
+{% endfor %}</tr>{% endfor %}
+</table></div>
+{% endfor %}
 {% for row in rows %}{% for name, why in row.skipped.items() %}<p>{{ row.name }}: no {{ name }}, since {{ why }}</p>
 {% endfor %}{% endfor %}
+<details><summary>How each figure was made</summary><div class="wide"><table>
+<tr><th>point</th><th>metric</th><th>with</th></tr>
+{% for row in rows %}{% for name, known in row.provenance.items() %}<tr><td>{{ row.name }}</td><td>{{ name }}</td><td>
+{%- for key, said in known.items() %}{{ key }} {{ said }}{{ "; " if not loop.last }}{% endfor %}</td></tr>
+{% endfor %}<tr><td>{{ row.name }}</td><td>sampling</td><td>
+{%- for slot, said in row.sampling.items() %}{{ slot }}:{% for key, value in said.items() if value is not none %} \
+{{ key }} {{ value }}{{ "," if not loop.last }}{% endfor %}. {% endfor %}seed {{ row.seed }}</td></tr>
+{% endfor %}
+</table></div></details>
 {% if curve %}<p><img class="curve" src="curve.png" alt="the points' figures against each other"></p>{% endif %}
 <h2>The same prompts and seeds</h2>
 <div class="wide"><table>
@@ -66,6 +87,8 @@ def write_page(rows: Sequence[dict[str, Any]], galleries: Sequence[Gallery], pat
         title=path.parent.name,
         rows=rows,
         figures=list(dict.fromkeys(name for row in rows for name in row["metrics"])),
+        kinds=list(dict.fromkeys(kind for row in rows for kind in row["kinds"])),
+        by_prompt=list(dict.fromkeys(name for row in rows for own in row["kinds"].values() for name in own)),
         curve=(path.parent / "curve.png").is_file(),
         shown=shown,
     )

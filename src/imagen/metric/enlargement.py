@@ -1,10 +1,118 @@
-"""What a super-resolution stage does to what it is given: nearness to the truth, and faithfulness to its input."""
+"""What a super-resolution stage does to what it is given: nearness to the truth, and faithfulness to its input.
+
+Each is told of every kind of low-resolution picture that was enlarged: ``<name>_real`` of real pictures made small,
+``<name>_samples`` of what the stage before drew. No real picture is behind a sample, so what compares with the truth
+has no figure there.
+"""
+
+from abc import abstractmethod
+from itertools import repeat
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from imagen.data.pixels import downsample
+from imagen.errors import UserError
+from imagen.metric.base import Enlarged, Metric, Subject
+from imagen.ranges import Count
+
+
+class EnlargementMetric(Metric):
+    """The mean over pictures of ``of_batch``, under ``name`` and the kind of what was enlarged."""
+
+    name: str
+    resize = "none"
+    needs_truth = False
+
+    def __init__(self, *, batch_size: Count) -> None:
+        self.batch_size = batch_size
+        self._values: dict[str, Float[Tensor, " _"]] = {}
+
+    @abstractmethod
+    def of_batch(
+        self,
+        drawn: UInt8[Tensor, "n 3 h w"],
+        given: UInt8[Tensor, "n 3 h2 w2"],
+        truth: UInt8[Tensor, "n 3 h w"] | None,
+    ) -> Float[Tensor, " n"]:
+        """One value a picture; ``truth`` is there where ``needs_truth``."""
+
+    @torch.inference_mode()
+    def measure(self, subject: Subject) -> dict[str, float]:
+        """Raises: UserError if no super-resolution stage is measured, or none on pictures that have a truth."""
+        if not subject.enlarged:
+            raise UserError(
+                f"{self.name} is of what a super-resolution stage makes of its input, and the last stage measured is a "
+                "base stage: give depth=2"
+            )
+        usable = {kind: one for kind, one in subject.enlarged.items() if one.truth is not None or not self.needs_truth}
+        if not usable:
+            raise UserError(
+                f"{self.name} needs a real picture behind what is enlarged: give lowres=real or lowres=both"
+            )
+        self._values = {f"{self.name}_{kind}": self._of(one) for kind, one in usable.items()}
+        return {name: values.mean().item() for name, values in self._values.items()}
+
+    def values(self) -> dict[str, Float[Tensor, " _"]]:
+        return self._values
+
+    def provenance(self) -> dict[str, str | int | float]:
+        return {"resize": self.resize}
+
+    def _of(self, enlarged: Enlarged) -> Float[Tensor, " _"]:
+        drawn, given = (pictures.batches(self.batch_size) for pictures in (enlarged.drawn, enlarged.given))
+        truth = repeat(None) if enlarged.truth is None else enlarged.truth.batches(self.batch_size)
+        values = []
+        for a, b, c in zip(drawn, given, truth, strict=False):  # that of no truth has no end
+            there = None if c is None else c.to(self.device)
+            values.append(self.of_batch(a.to(self.device), b.to(self.device), there).double().cpu())
+        return torch.cat(values)
+
+
+class PSNR(EnlargementMetric):
+    """``psnr``: peak signal-to-noise ratio to the real picture in dB, the mean of the pictures' own."""
+
+    name = "psnr"
+    needs_truth = True
+
+    def of_batch(
+        self,
+        drawn: UInt8[Tensor, "n 3 h w"],
+        given: UInt8[Tensor, "n 3 h2 w2"],
+        truth: UInt8[Tensor, "n 3 h w"] | None,
+    ) -> Float[Tensor, " n"]:
+        assert truth is not None
+        return psnr(drawn, truth)
+
+
+class Consistency(EnlargementMetric):
+    """``consistency``: how far the drawn picture, made small again, is from what was given; 0 is faithful."""
+
+    name = "consistency"
+    resize = "block means to the size given"
+
+    def of_batch(
+        self,
+        drawn: UInt8[Tensor, "n 3 h w"],
+        given: UInt8[Tensor, "n 3 h2 w2"],
+        truth: UInt8[Tensor, "n 3 h w"] | None,
+    ) -> Float[Tensor, " n"]:
+        return consistency(drawn, given, drawn.shape[-1] // given.shape[-1])
+
+
+class ColourDrift(EnlargementMetric):
+    """``colour_drift``: how far the mean colour moved from what was given; 0 is faithful."""
+
+    name = "colour_drift"
+
+    def of_batch(
+        self,
+        drawn: UInt8[Tensor, "n 3 h w"],
+        given: UInt8[Tensor, "n 3 h2 w2"],
+        truth: UInt8[Tensor, "n 3 h w"] | None,
+    ) -> Float[Tensor, " n"]:
+        return colour_drift(drawn, given)
 
 
 def psnr(drawn: UInt8[Tensor, "n 3 h w"], real: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:

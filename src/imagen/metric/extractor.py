@@ -70,6 +70,9 @@ class PixelComponents(Extractor):
         self.register_buffer("basis", basis)
         self.num_features = basis.shape[1]
 
+    def identity(self) -> dict[str, str | int | float]:
+        return {**super().identity(), "resize": f"block means to {self.SIDE} px"}
+
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         return (self._pixels(images) - self.mean) @ self.basis
 

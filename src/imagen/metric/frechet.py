@@ -9,7 +9,7 @@ from abc import abstractmethod
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from imagen.metric.base import Metric, check_counts
+from imagen.metric.base import PictureMetric, check_counts
 from imagen.metric.extractor import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -22,7 +22,7 @@ from imagen.metric.pictures import Pictures
 from imagen.ranges import Count
 
 
-class FrechetDistance(Metric):
+class FrechetDistance(PictureMetric):
     """The distance under ``name``; it needs the weights of an extractor, which a subclass names."""
 
     name: str

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from imagen.metric.base import Metric, check_counts, features_of
+from imagen.metric.base import PictureMetric, check_counts, features_of
 from imagen.metric.extractor import CLIP_MEAN, CLIP_STD, Extractor, Inception, VisionTransformer
 from imagen.metric.pictures import Pictures
 from imagen.ranges import Count, Natural
 
 
-class KID(Metric):
+class KID(PictureMetric):
     """``kid`` and ``kid_std``, mean and deviation over ``subsets`` random draws of ``subset_size`` pictures each.
 
     ``weights`` and ``resize`` as for FID.
@@ -62,7 +62,7 @@ class KID(Metric):
         return {**known, "subsets": self.subsets, "subset_size": self.subset_size, "seed": self.seed}
 
 
-class CMMD(Metric):
+class CMMD(PictureMetric):
     """``cmmd``: 1,000 times the squared discrepancy of unit CLIP embeddings, by a Gaussian kernel of width ``sigma``.
 
     ``path`` names a CLIP model, at ``size`` pixels (the paper: ViT-L/14 at 336, sigma 10).

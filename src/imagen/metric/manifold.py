@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from imagen.metric.base import Metric, check_counts, features_of
+from imagen.metric.base import PictureMetric, check_counts, features_of
 from imagen.metric.extractor import IMAGENET_MEAN, IMAGENET_STD, Extractor, PixelComponents, VisionTransformer
 from imagen.metric.pictures import Pictures
 from imagen.ranges import Count
 
 
-class PrecisionRecall(Metric):
+class PrecisionRecall(PictureMetric):
     """``precision`` and ``recall`` with ``k`` neighbours on features of ``path``, a DINOv2 model at ``size`` pixels.
 
     ``path`` null: on the first ``components`` principal components of the real pictures' pixels.

@@ -1,8 +1,10 @@
 """Pictures to be measured or to measure against: in memory or in files, handed out in batches."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,14 @@ class Pictures(ABC):
     @abstractmethod
     def batches(self, size: int) -> Iterator[UInt8[Tensor, "_ 3 h w"]]:
         """All pictures in order, ``size`` at a time, the last batch perhaps smaller."""
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of all pixels in their order: which pictures these are."""
+        whole = hashlib.sha256()
+        for batch in self.batches(256):
+            whole.update(batch.contiguous().numpy().tobytes())
+        return whole.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.metric.base import Metric
+from imagen.metric.base import Metric, Subject
 from imagen.metric.pictures import Pictures, PictureSet
 from imagen.randomness import generator_of
 from imagen.ranges import Count, Natural
@@ -33,19 +33,25 @@ class Retrieval(Metric):
     ``seed`` that of the shuffles.
     """
 
+    by_prompt = True
+
     def __init__(self, *, k: list[int], permutations: Count, seed: Natural) -> None:
         if not k or min(k) < 1:
             raise UserError(f"metric.retrieval.k={k} must list at least one neighbourhood size, each at least 1")
         self.k, self.permutations, self.seed = k, permutations, seed
         self._sentence_encoder = ""
+        self._values: dict[str, Float[Tensor, " _"]] = {}
+        self._asked = {"train": 0, "val": 0}
 
-    def __call__(self, drawn: Pictures, reference: Pictures) -> dict[str, float]:
+    def measure(self, subject: Subject) -> dict[str, float]:
+        return self(subject.drawn, subject.own())
+
+    def __call__(self, drawn: Pictures, reference: PictureSet) -> dict[str, float]:
         """Each question of the pictures drawn for captions of its split; without any, its figures are left out.
 
-        Raises: UserError if ``reference`` is no data set, or no caption drawn is one of its.
+        Raises: UserError if no caption drawn is one of ``reference``.
         """
-        if not isinstance(reference, PictureSet):
-            raise UserError("retrieval asks for a data set with captions of its own to find pictures in")
+        self._values = {}
         row_of = {
             split: {reference.captions[i]: i for i in reversed(rows)}
             for split, rows in (("train", reference.train), ("val", reference.val))
@@ -53,6 +59,7 @@ class Retrieval(Metric):
         asked = {split: [i for i, said in enumerate(drawn.captions) if said in rows] for split, rows in row_of.items()}
         if not any(asked.values()):
             raise UserError("retrieval needs prompts that are captions of the data set, and none of these is")
+        self._asked = {split: len(rows) for split, rows in asked.items()}
         samples = torch.cat(list(drawn.batches(1024)))
         own = {split: torch.tensor([row_of[split][drawn.captions[i]] for i in rows]) for split, rows in asked.items()}
         figures: dict[str, float] = {}
@@ -62,10 +69,25 @@ class Retrieval(Metric):
             self._sentence_encoder = reference.encoder.name
             sentences = embed_sentences(reference.encoder, reference.captions)
             figures |= self.heldout(samples[asked["val"]], own["val"], reference.images, sentences)
+        self._values = {
+            name: _spread(values, asked["val" if name == "heldout_cosine" else "train"], len(drawn))
+            for name, values in self._values.items()
+        }
         return figures
 
+    def values(self) -> dict[str, Float[Tensor, " _"]]:
+        return self._values
+
+    def counts(self) -> dict[str, int]:
+        names = {
+            "train": [f"retrieval_top{k}{suffix}" for k in self.k for suffix in ("", "_shuffled")],
+            "val": ["heldout_cosine", "heldout_cosine_shuffled", "heldout_p"],
+        }
+        return {name: count for split, count in self._asked.items() for name in names[split]}
+
     def provenance(self) -> dict[str, str | int | float]:
-        return {"sentence_encoder": self._sentence_encoder, "seed": self.seed}
+        nearness = {"extractor": "pixels", "resize": "none"}
+        return {**nearness, "sentence_encoder": self._sentence_encoder, "seed": self.seed}
 
     def trained(
         self, samples: UInt8[Tensor, "m 3 h w"], own: Int[Tensor, " m"], pictures: UInt8[Tensor, "n 3 h w"]
@@ -78,6 +100,7 @@ class Retrieval(Metric):
         _check(samples, pictures, largest_k=max(self.k))
         shuffle = derangement(len(own), generator_of(self.seed, "retrieval", "shuffle"))
         ranks = {"": own_rank(samples, own, pictures), "_shuffled": own_rank(samples, own[shuffle], pictures)}
+        self._values |= {f"retrieval_top{k}": (ranks[""] < k).double() for k in self.k}
         return {
             f"retrieval_top{k}{suffix}": (rank < k).double().mean().item()
             for k in self.k
@@ -102,6 +125,7 @@ class Retrieval(Metric):
         observed, shuffled, p = permutation_test(
             cosine, self.permutations, generator_of(self.seed, "retrieval", "permutations")
         )
+        self._values["heldout_cosine"] = cosine.diagonal()
         return {"heldout_cosine": observed, "heldout_cosine_shuffled": shuffled, "heldout_p": p}
 
 
@@ -181,6 +205,13 @@ def permutation_test(
     # sums in another order differ in the last digits: what is equal in truth must count as equal
     as_large = int((permuted >= observed - 1e-9 * max(1.0, abs(observed))).sum())
     return observed, permuted.mean().item(), (1 + as_large) / (1 + permutations)
+
+
+def _spread(values: Float[Tensor, " m"], rows: list[int], count: int) -> Float[Tensor, " {count}"]:
+    """``values`` at their ``rows`` of ``count``, NaN elsewhere."""
+    spread = torch.full((count,), torch.nan, dtype=torch.float64)
+    spread[rows] = values.double()
+    return spread
 
 
 def _squared_distances(samples: Tensor, pictures: Tensor, chunk: int = 256) -> Iterator[tuple[slice, Tensor]]:

@@ -43,8 +43,11 @@ class Task:
         """The noise of one picture at the stage of ``resolution``."""
         return generator_of(seed, prompt, sample, resolution, device=device)
 
-    def low_res(self, height: int, width: int) -> Float[Tensor, "1 3 {height} {width}"] | None:
-        """The picture that the first stage, then a super-resolution one, enlarges, in [-1, 1]; None where none is."""
+    def low_res(self, height: int, width: int) -> Float[Tensor, "_ 3 {height} {width}"] | None:
+        """What the first stage, then a super-resolution one, enlarges, in [-1, 1]: one for all prompts or one for each.
+
+        None where it enlarges none.
+        """
         return None
 
     def strength(self, enlarging: bool) -> float:

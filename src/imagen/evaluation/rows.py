@@ -1,0 +1,129 @@
+"""A point's row: every metric's figures, and beside each what makes it comparable."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imagen import build
+from imagen.errors import UserError
+from imagen.evaluation.gallery import Gallery
+from imagen.evaluation.points import Point
+from imagen.files import atomic_write, write_json
+from imagen.metric.base import Metric, Subject
+from imagen.runs import plain
+
+FORMAT = 2  # raise it when what a row holds changes: kept ones are then measured again
+
+
+@dataclass
+class Told:
+    """What one metric says: figures, what they are means of, how many are behind each, and what else decides them."""
+
+    figures: dict[str, float]
+    values: dict[str, Float[Tensor, " _"]]
+    counts: dict[str, int]
+    provenance: dict[str, str | int | float]
+    by_prompt: bool
+
+
+@dataclass
+class Measuring:
+    """Measures points one after the other; what does not depend on sampling is measured once for all of them.
+
+    ``kinds`` are those of the pictures drawn, '' where prompts have none.
+    """
+
+    device: torch.device
+    kinds: Sequence[str]
+    once: dict[str, Told] = field(default_factory=dict)
+
+    def row(
+        self, point: Point, folder: Path, galleries: Sequence[Gallery], subject: Subject, settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """One point's row: what was set, every metric's figures, and why a metric gives none.
+
+        It is kept as ``metrics.json`` in ``folder``, with ``values.npz``, what figures are means of; and taken from
+        there where pictures and metrics are still the same. ``settings`` is how the pictures were drawn.
+        """
+        path = folder / "metrics.json"
+        asked = {
+            "format": FORMAT,
+            "pictures": [hashlib.sha256(json.dumps(one.plan).encode()).hexdigest() for one in galleries],
+            "kinds": hashlib.sha256("\n".join(self.kinds).encode()).hexdigest(),
+            "metric": plain(point.cfg.metric),
+            "reference": subject.reference.digest,
+        }
+        if (kept := _kept(path, asked)) is not None:
+            return kept
+        told: dict[str, Told] = {}
+        skipped: dict[str, str] = {}
+        for name, node in point.cfg.metric.items():
+            try:
+                told[str(name)] = self._told(node, subject)
+            except UserError as error:  # one metric's weights may be missing: the others are of use without it
+                skipped[str(name)] = str(error)
+                print(f"metric {name} gives no figure: {error}")
+        figures = {figure: value for one in told.values() for figure, value in one.figures.items()}
+        row = {
+            "point": point.settings,
+            "name": point.name,
+            "drawn": len(subject.drawn),
+            "real": len(subject.reference),
+            "metrics": figures,
+            "n": {
+                figure: one.counts.get(figure, len(subject.drawn)) for one in told.values() for figure in one.figures
+            },
+            "kinds": self._by_kind(told),
+            "metric_of": {figure: name for name, one in told.items() for figure in one.figures},
+            "provenance": {name: one.provenance for name, one in told.items()},
+            "skipped": skipped,
+            "seed": galleries[0].seed,
+            "sampling": dict(settings),
+            "slots": galleries[0].settings["slots"],
+            "asked": asked,
+        }
+        values: dict[str, Any] = {name: array.numpy() for one in told.values() for name, array in one.values.items()}
+        with atomic_write(folder / "values.npz") as temporary, temporary.open("wb") as file:
+            np.savez(file, **values)
+        write_json(path, row)
+        return row
+
+    def _told(self, node: Any, subject: Subject) -> Told:
+        key = json.dumps(plain(node))
+        if key in self.once:
+            return self.once[key]
+        metric: Metric = build.instantiate(node)
+        metric.device = self.device
+        told = Told(
+            metric.measure(subject), metric.values(), metric.counts(), metric.provenance(), bool(metric.by_prompt)
+        )
+        if not metric.of_sampling:
+            self.once[key] = told
+        return told
+
+    def _by_kind(self, told: Mapping[str, Told]) -> dict[str, dict[str, dict[str, float | int]]]:
+        """Of each kind of prompts the figures that are means over pictures, each with its n; nothing without kinds."""
+        values = {name: array for one in told.values() if one.by_prompt for name, array in one.values.items()}
+        found: dict[str, dict[str, dict[str, float | int]]] = {}
+        for kind in sorted(set(self.kinds) - {""}):
+            own = torch.tensor([kind == one for one in self.kinds])
+            asked = {name: array[own & ~array.isnan()].double() for name, array in values.items()}
+            found[kind] = {
+                name: {"value": some.mean().item(), "n": len(some)} for name, some in asked.items() if len(some)
+            }
+        return {kind: figures for kind, figures in found.items() if figures}
+
+
+def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """A row that was measured before, unless a metric gave no figure: what it lacked may be there by now."""
+    row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    whole = row.get("asked") == json.loads(json.dumps(asked)) and not row["skipped"]
+    return row if whole and (path.parent / "values.npz").is_file() else None

@@ -1,0 +1,91 @@
+"""A point's row: figures by kind, metrics that fail, what is kept and what is measured once."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from pictures import of_one_colour
+
+from imagen.errors import UserError
+from imagen.evaluation import rows
+from imagen.evaluation.gallery import Gallery
+from imagen.evaluation.points import Point
+from imagen.evaluation.rows import Measuring
+from imagen.metric.base import Metric, Subject
+from imagen.metric.pictures import InMemory
+
+
+class Half(Metric):
+    """Red over 200 of each picture, but of the last none; ``of_sampling`` False: counted over all calls."""
+
+    by_prompt = True
+
+    def __init__(self, *, most: int):
+        self.most = most
+
+    def measure(self, subject):
+        Half.calls += 1
+        if len(subject.drawn) > self.most:
+            raise UserError(f"half takes {self.most} pictures at most")
+        (whole,) = subject.drawn.batches(100)
+        self.red = torch.where(torch.arange(len(whole)) < len(whole) - 1, whole[:, 0, 0, 0] / 200, torch.nan)
+        return {"half": self.red.nanmean().item()}
+
+    def values(self):
+        return {"half": self.red}
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """Measures a gallery of five pictures with metrics that are called ``half`` and ``few``."""
+    Half.calls = 0
+    monkeypatch.setattr(rows, "build", SimpleNamespace(instantiate=lambda node: Half(most=node.most)))
+    own = Gallery(tmp_path / "g", [str(i) for i in range(5)], [4], {"slots": {}}, 1, 4, 7)
+    drawn = InMemory(of_one_colour(5), [str(i) for i in range(5)])
+    missing = lambda: pytest.fail("is not to be asked for")  # noqa: E731
+    subject = Subject(drawn, InMemory(of_one_colour(3), [""] * 3), missing, {}, missing)
+
+    def measure(kinds, few=3, measuring=None):
+        metric = OmegaConf.create({"metric": {"half": {"most": 9}, "few": {"most": few}}})
+        point = Point({}, metric)
+        measuring = measuring or Measuring(torch.device("cpu"), kinds)
+        return measuring.row(point, tmp_path, [own], subject, {"base": {}})
+
+    return measure
+
+
+def test_a_figure_is_told_by_kind_and_a_metric_that_fails_stops_no_other(measured, tmp_path):
+    row = measured(["b", "a", "b", "a", "a"])
+    assert row["metrics"] == {"half": pytest.approx(1.5 / 200)}
+    assert row["n"] == {"half": 4}
+    assert row["kinds"] == {
+        "a": {"half": {"value": pytest.approx(2 / 200), "n": 2}},
+        "b": {"half": {"value": pytest.approx(1 / 200), "n": 2}},
+    }
+    assert row["skipped"] == {"few": "half takes 3 pictures at most"}
+    with np.load(tmp_path / "values.npz") as values:
+        assert values["half"].tolist() == pytest.approx([0, 1 / 200, 2 / 200, 3 / 200, np.nan], nan_ok=True)
+
+
+def test_a_row_is_measured_once_unless_a_metric_was_missing(measured):
+    kinds = [""] * 5
+    assert measured(kinds)["kinds"] == {}
+    measured(kinds)
+    assert Half.calls == 4  # what lacked something may have it by now
+    whole = measured(kinds, few=5)
+    assert Half.calls == 6
+    assert json.loads(json.dumps(whole)) == measured(kinds, few=5)
+    assert Half.calls == 6
+    measured(["a"] * 5, few=5)
+    assert Half.calls == 8
+
+
+def test_what_does_not_depend_on_sampling_is_measured_once_for_all_points(measured, monkeypatch):
+    monkeypatch.setattr(Half, "of_sampling", False)
+    measuring = Measuring(torch.device("cpu"), [""] * 5)
+    for few in (7, 8):
+        assert measured([], few=few, measuring=measuring)["metrics"]["half"] == pytest.approx(1.5 / 200)
+    assert Half.calls == 3  # half at most 9 once, of 7 and of 8
