@@ -202,6 +202,9 @@ def test_utilisation_is_as_told_or_as_measured_on_that_gpu_or_a_target(tmp_path)
 
     assert found("imagen_sr256", "NVIDIA H200", utilisation=0.3) == (0.3, "as given")
     assert found("imagen_sr256", "NVIDIA H200") == (0.37, "measured on 2026-01-02 at 32 pictures")
+    steps["imagen_sr256 compiled"] = {**step, "utilisation": 0.41}
+    (tmp_path / "nvidia-h200.json").write_text(json.dumps(result))
+    assert found("imagen_sr256", "NVIDIA H200") == (0.41, "measured on 2026-01-02 at 32 pictures compiled")
     assert found("imagen_sr256", "NVIDIA H100 80GB HBM3") == (0.4, "a target, not measured")
     assert found("imagen_base64", "NVIDIA H200") == (0.5, "a target, not measured")
     assert found("toy", "NVIDIA H200") == (0.4, "a target, not measured")
