@@ -77,8 +77,8 @@ def drop_stale_keys(cfg: DictConfig) -> None:
     for parent in (cfg, *(cfg[slot] for slot in SLOTS if isinstance(cfg.get(slot), DictConfig))):
         for key, node in parent.items_ex(resolve=False):
             if isinstance(node, DictConfig) and "_target_" in node:
-                target = str(node["_target_"])  # names its choice, which the key need not: augmentation_schedule
-                _drop_stale(node, target.split(".")[1] if target.startswith("imagen.") else str(key))
+                named = str(node["_target_"]).split(".")[1]  # the key need not: augmentation_schedule is a schedule
+                _drop_stale(node, named if (CONF / named).is_dir() else str(key))
 
 
 def _drop_stale(node: DictConfig, choice: str) -> None:

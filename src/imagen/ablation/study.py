@@ -4,6 +4,7 @@
 have in common: the experiments whose stages are trained, what comes before the first, and how they are measured.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,6 @@ from imagen.runs import RunFolder
 
 ALONE = "default"
 """The one variant of an ablation that trains nothing of its own: the scale's stage as it is."""
-
-OF_A_STUDY = ("paper", "claim", "stage")
-OF_A_SCALE = ("variants", "axes", "measure", "plot", "verdict")
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,10 @@ class Point:
 class Study:
     """An ablation at one scale.
 
-    ``paper`` names its figure there, ``claim`` what it is said to show. ``stage`` is the one that is trained, base or
-    sr1; ``variants`` what each sets, ``axes`` what sampling is measured along. ``verdict`` says which difference of
-    which figure decides the claim, ``plot`` which figures are drawn against each other.
+    ``paper`` names its figure there, ``claim`` what it is said to show. ``stage`` is the one that is trained, base, sr1
+    or sr2; ``variants`` what each sets, ``axes`` what sampling is measured along. ``prepare`` are commands that come
+    before the first point, ``measure`` overrides of ``evaluate.py``. ``verdict`` says which difference of which figure
+    decides the claim, ``plot`` which figures are drawn against each other.
     """
 
     name: str
@@ -56,6 +55,7 @@ class Study:
     claim: str
     stage: str
     experiments: dict[str, str]
+    """Of each of the scale's stages, the first first."""
     prepare: list[str]
     measure: list[str]
     variants: dict[str, dict[str, Any]]
@@ -94,37 +94,38 @@ class Study:
         return Point(variant, cfg.seed, cfg, run, run.path / "evaluations" / self.full_name)
 
     def bases(self, cfg: DictConfig) -> list[Point]:
-        """The trainings whose pictures the trained stage enlarges: one for all variants and seeds, that of seed 0."""
-        if self.stage == "base":
-            return []
-        return [self.of("base", compose("train", [f"experiment={self.experiments['base']}", *_placed(cfg)]))]
+        """The trainings below the trained stage, which draw what it enlarges: the same for all variants and seeds."""
+        below = itertools.takewhile(lambda stage: stage != self.stage, self.experiments)
+        placed = [f"output_dir={cfg.output_dir}", f"data.root={cfg.data.root}"]
+        return [
+            self.of(stage, compose("train", [f"experiment={self.experiments[stage]}", *placed])) for stage in below
+        ]
 
 
 def read_study(name: str, scale: str) -> Study:
     """Read an ablation at a scale. Raises: UserError naming what there is, where it is not of those."""
-    both = _read("ablation", name), _read("scale", scale)
-    if scale not in both[0]:
-        there = ", ".join(sorted(set(both[0]) & set(_options("scale"))))
+    of_name, of_scale = _read("ablation", name), _read("scale", scale)
+    if scale not in of_name:
+        there = ", ".join(option for option in _options("scale") if option in of_name)
         raise UserError(f"ablation={name} has no scale={scale}: it has {there}")
-    of_name, of_scale = {key: both[0][key] for key in OF_A_STUDY}, both[1]
-    own = {key: both[0][scale][key] for key in OF_A_SCALE if key in both[0][scale]}
+    own, stage = of_name[scale], of_name["stage"]
+    if isinstance(stage, dict):
+        stage = stage[scale]
+    of_stage = of_scale["stages"][stage]
     return Study(
         name,
         scale,
-        **of_name,
-        experiments=of_scale["experiments"],
+        paper=of_name["figure"],
+        claim=of_name["claim"],
+        stage=stage,
+        experiments={key: node["experiment"] for key, node in of_scale["stages"].items()},
         prepare=of_scale["prepare"],
-        measure=[*of_scale["measure"], *own.get("measure", [])],
+        measure=[*of_stage["measure"], *own.get("measure", [])],
         variants=own.get("variants", {ALONE: {}}),
-        plot=own.get("plot", of_scale["plot"]),
+        plot=own.get("plot", of_stage["plot"]),
         verdict=own["verdict"],
         axes=own.get("axes", {}),
     )
-
-
-def _placed(cfg: DictConfig) -> list[str]:
-    """The keys that say where things lie, for a training beside that of ``cfg``."""
-    return [f"output_dir={cfg.output_dir}", f"data.root={cfg.data.root}"]
 
 
 def _read(group: str, option: str) -> dict[str, Any]:

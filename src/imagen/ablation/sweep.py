@@ -110,7 +110,7 @@ def _prepare(study: Study, points: Sequence[Point]) -> None:
     """Run the commands that make what the points need, each once, and train the stages below."""
     todo = [_filled(command, point) for point in points for command in study.prepare]
     todo += [
-        f"train.py experiment={study.experiments['base']} output_dir={base.cfg.output_dir} data.root={base.cfg.data.root}"
+        f"train.py experiment={base.cfg.name} output_dir={base.cfg.output_dir} data.root={base.cfg.data.root}"
         for base in study.bases(points[0].cfg)
         if not base.run.done.is_file()
     ]
