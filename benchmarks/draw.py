@@ -28,6 +28,11 @@ What was measured, and on what. This page is drawn from `benchmarks/results/*.js
 - **Utilisation** counts convolutions, matrix products and attention alone. It is a share of a GPU's dense bf16 peak,
   and on a CPU of the rate at which that CPU does bare 3×3 convolutions in bf16.
 - **Memory** is the peak of CUDA's allocator, on a CPU that of the process, torch and its libraries included.
+- **The norm** with scale, shift and SiLU is one function (`group_norm=torch | triton`). On CPUs it keeps
+  one tensor for the backward pass where the norm and a SiLU after it kept two: 4 instead of 6 in a residual block.
+  The Triton kernels read their input twice and write once each way; they agree with PyTorch's norm under Triton's
+  interpreter, and **their speed is unmeasured** until `python benchmarks/norm.py` has run on a GPU. So the default is
+  `torch`, which `compile=true` fuses.
 """
 
 TARGETS = {
@@ -62,6 +67,18 @@ def gib(figures: Figures) -> str:
     return f"{figures['memory_mib'] / 1024:.1f}"
 
 
+def form_of_norm(name: str) -> list[Column]:
+    """Milliseconds, GB/s and the share of a copy's rate of one form; nothing where it was not measured."""
+
+    def cell(figures: Figures) -> str:
+        if f"{name}_ms" not in figures:
+            return "unmeasured"
+        said = spread(f"{name}_ms", f"{name}_ms_low", f"{name}_ms_high")(figures)
+        return f"{said}; {digits(figures[f'{name}_gb_per_s'])}, {percent(figures[f'{name}_share'])}"
+
+    return [(f"{name}: ms; GB/s, share", cell)]
+
+
 def ratio(name: str) -> Callable[[Figures], str]:
     """This project over a peer, with the least and the most of the rounds where there were several."""
 
@@ -86,6 +103,16 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
     "sample": (
         "A sampling step, and pictures a second at the preset's number of them",
         [*OF_A_STEP, ("steps", plain("steps"))],
+    ),
+    "norm": (
+        "The norm with scale, shift and SiLU, forward and backward, beside the rate of a copy",
+        [
+            ("batch", plain("batch_size")),
+            ("copy, GB/s", plain("copy_gb_per_s")),
+            *form_of_norm("eager"),
+            *form_of_norm("compiled"),
+            *form_of_norm("triton"),
+        ],
     ),
     "ema": (
         "The moving average's share of a training step (to be at most 2 %)",

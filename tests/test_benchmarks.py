@@ -130,6 +130,20 @@ def test_the_averages_share_of_the_toys_step(run):
     assert figures["ema_ms"] < figures["step_ms"]
 
 
+def test_the_norms_of_a_preset_are_measured_at_its_shapes(bench, monkeypatch):
+    norm = bench("norm")
+    assert norm.shapes("toy", 1) == [(16, 16, 16)]
+    monkeypatch.setattr("torch.nn.Module.compile", lambda module, **options: None)  # types are checked here
+    figures = norm.measure((8, 4, 4), 2, CPU, 2, rate=1e9)
+    assert figures["eager_gb_per_s"] == pytest.approx(5 * 2 * 2 * 8 * 16 / 1e6 / figures["eager_ms"], rel=0.01)
+    assert figures["eager_share"] == pytest.approx(figures["eager_gb_per_s"], rel=0.01)
+    assert figures["compiled_ms_low"] <= figures["compiled_ms"] <= figures["compiled_ms_high"]
+    assert "triton_ms" not in figures
+    rates = {"batch_size": 2, "copy_gb_per_s": 1.0, **figures}
+    cells = [column(rates) for _, column in bench("draw").TABLES["norm"][1]]
+    assert cells[-1] == "unmeasured"
+
+
 def test_what_cannot_run_is_recorded_with_why(run, tmp_path):
     run("train_step.py", "--presets", "toy", "--limit-s", "0", "--results", str(tmp_path))
     (path,) = tmp_path.glob("*.json")
