@@ -1,10 +1,14 @@
+import re
+
 import pytest
+from torch import nn
 
 from imagen.checkpoints import checkpoint_name, write_checkpoint
 from imagen.errors import UserError
 from imagen.faults import Rollback
 from imagen.resume import Past, differences, forget_snapshots, go_back, in_vain, past_of
 from imagen.runs import RunFolder
+from imagen.warm_start import take_weights
 
 CONFIG = {"max_steps": 10, "resume": "auto", "init_from": None, "network": {"_target_": "a.U", "width": 4}, "data": 1}
 
@@ -54,6 +58,27 @@ def test_a_damaged_one_that_was_asked_for_is_refused(folder, tmp_path):
     damage(folder, 2)
     with pytest.raises(UserError, match="is damaged"):
         past_of({**CONFIG, "resume": str(folder.all_checkpoints()[-1])}, RunFolder(tmp_path / "new"))
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda path: past_of({**CONFIG, "resume": str(path)}, RunFolder(path.parent / "new")),
+        lambda path: take_weights(nn.Linear(1, 1), path, CONFIG),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_without_words_of_the_libraries(tmp_path, name, take):
+    path = tmp_path / name
+    path.write_bytes(b"garbage" * 9)
+    with pytest.raises(UserError, match="is damaged") as refused:
+        take(path)
+    assert not re.search(r"Error|[Pp]ickle|serializ|zip|header", str(refused.value))
+
+
+def test_never_refuses_a_run_that_has_begun_and_names_what_goes_on(folder):
+    with pytest.raises(UserError, match=r"resume=never but .* holds checkpoints: take resume=auto to go on from them"):
+        past_of({**CONFIG, "resume": "never"}, folder)
 
 
 def test_another_runs_checkpoint_is_past_once_a_run_has_its_own(folder, tmp_path):

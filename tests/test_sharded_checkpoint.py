@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from imagen.checkpoints import check_whole, checkpoint_name
+from imagen.errors import UserError
 from imagen.resume import past_of
-from imagen.runs import RunFolder
+from imagen.runs import RunFolder, read_weights
 from imagen.sharded_checkpoint import _numbered, _Unpickler, read_folder, write_folder
 
 
@@ -52,6 +53,8 @@ def test_a_folder_whose_part_is_cut_is_passed_over(tmp_path, caplog, part):
         assert torch.equal(read_folder(folder)["state_dict"]["w"], torch.arange(100.0))
     assert past_of(config, run).step == 4
     (folder / part).write_bytes((folder / part).read_bytes()[:-10])
+    with pytest.raises(UserError, match=f"its part {part} is not what was written"):
+        read_weights(folder)
     assert past_of(config, run).step == 2
     assert f"its part {part} is not what was written" in caplog.text
     assert {path.name for path in run.checkpoints.iterdir()} == {checkpoint_name(2), f"{checkpoint_name(4)}.damaged"}

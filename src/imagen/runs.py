@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imagen.checkpoints import read_checkpoint
+from imagen.checkpoints import check_whole, read_checkpoint
 from imagen.errors import UserError
 from imagen.files import atomic_write, disk_errors, make_folder, write_json
 from imagen.hold import hold
@@ -264,7 +264,7 @@ def read_header(path: Path) -> Weights:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"stage '{path}' is damaged ({error}); export or train it again") from error
+        raise UserError(f"stage '{path}' is damaged, or no .safetensors file; export or train it again") from error
     if metadata.get("format") != FORMAT:
         raise UserError(f"stage '{path}' was not exported by this project (its metadata lacks format={FORMAT})")
     try:
@@ -272,7 +272,9 @@ def read_header(path: Path) -> Weights:
         sigma_rel = float(metadata["sigma_rel"]) if "sigma_rel" in metadata else None
         return Weights({}, config, fingerprint, int(metadata["step"]), sigma_rel)
     except (KeyError, ValueError) as error:
-        raise UserError(f"stage '{path}' is damaged (metadata: {error!r}); export or train it again") from error
+        raise UserError(
+            f"stage '{path}' is damaged (its metadata lack what it was trained with); export or train it again"
+        ) from error
 
 
 def _read_averaged(path: Path, *, mmap: bool = False) -> Weights:
@@ -280,6 +282,7 @@ def _read_averaged(path: Path, *, mmap: bool = False) -> Weights:
     if path.is_dir():  # which processes wrote together
         from imagen.sharded_checkpoint import read_folder  # here, since torch's own takes a second to load
 
+        check_whole(path)  # what torch says of a part that is cut is no sentence
         checkpoint = read_folder(path)
     state = checkpoint["state_dict"]
     prefix = "ema.network." if any(name.startswith("ema.network.") for name in state) else "denoiser.network."
