@@ -28,6 +28,7 @@ from imagen.metrics_log import MetricsLog
 from imagen.null_text import fill_null_text
 from imagen.resume import Past, forget_snapshots, go_back, in_vain, past_of
 from imagen.runs import RunFolder, Weights
+from imagen.strategy import FSDP2
 from imagen.warm_start import take_weights
 
 Kind = TypeVar("Kind")
@@ -81,7 +82,8 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
     module.clock.start(past.seconds)
     _begin_wandb(trainer)
     if cfg.compile:
-        module.denoiser.network.compile(fullgraph=True)
+        network, strategy = module.denoiser.network, trainer.strategy
+        strategy.compile(network) if isinstance(strategy, FSDP2) else network.compile(fullgraph=True)
     print(f"training {cfg.name} in {folder.path}" + (f" from step {past.step}" if past.step else ""))
     status = 1
     try:

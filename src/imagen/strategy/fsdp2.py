@@ -74,6 +74,15 @@ class FSDP2(ModelParallelStrategy):
             divide(layer)
         self._divided.append(divide(network))
 
+    def compile(self, network: nn.Module) -> None:
+        """Compile each layer in place; the gathering of its parameters, which no graph takes, stays outside."""
+        layers = list(layers_of(network))
+        for layer in layers:  # each for its own sizes: they are not one layer's that change
+            layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
+        # torch counts what it compiles of one function, which residual blocks of every size have in common
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 2 * len(layers))
+
     def shard_method(self, module: nn.Module, method: str) -> None:
         """Divide the parameters, if any, of a small module that is called by ``method``, which may call its forward."""
         if any(True for _ in module.parameters()):
