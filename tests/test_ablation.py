@@ -26,6 +26,9 @@ IN_THE_PAPER = {
 }
 
 
+OF_THE_NETWORK = ("seed", "network", "null_text", "text_pooling", "group_norm")
+
+
 def columns_of(study: Study) -> set[str]:
     return {"variant", "seed", *study.axes}
 
@@ -45,8 +48,8 @@ def test_its_header_says_what_it_is(name):
 
 
 @functools.cache  # variants differ in what is no part of the network, too
-def build_network(seed: int, **parts: str) -> None:
-    cfg = OmegaConf.create({"seed": seed} | {key: json.loads(part) for key, part in parts.items()})
+def build_network(**parts: str) -> None:
+    cfg = OmegaConf.create({key: json.loads(part) for key, part in parts.items()})
     with torch.device("meta"):
         build.build_network(cfg)
 
@@ -60,7 +63,7 @@ def test_every_variant_composes_and_builds_on_the_meta_device(name, scale):
         check(point.cfg)
         build.sampling_parts(point.cfg)
         config = build.run_config(point.cfg)
-        build_network(0, **{key: json.dumps(config[key]) for key in ("network", "null_text", "text_pooling", "group_norm")})
+        build_network(**{key: json.dumps(config[key]) for key in OF_THE_NETWORK})
     for base in study.bases(points[0].cfg):
         assert base.cfg.resolution < points[0].cfg.resolution
     assert set(study.plot) <= {"x", "y", "pareto"}
@@ -99,7 +102,7 @@ def test_a_study_is_a_multirun_over_variants_and_seeds(tmp_path):
 
 
 def test_what_is_none_is_refused_by_name(tmp_path):
-    with pytest.raises(UserError, match="ablation=encodersize is not an option of ablation: there are .*encoder_size"):
+    with pytest.raises(UserError, match=r"ablation=encodersize is not an option of ablation: there are .*encoder_size"):
         read_study("encodersize", "demo")
     with pytest.raises(UserError, match="scale=huge is not an option of scale: there are demo, gpu, paper"):
         read_study("encoder_size", "huge")

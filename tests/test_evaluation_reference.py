@@ -15,7 +15,7 @@ from imagen.metric.pictures import InMemory
 def test_a_set_made_in_memory_cannot_be_measured_against():
     cfg = compose("train", ["experiment=toy"])
     with pytest.raises(UserError, match="SyntheticModule"):
-        read_set(build.build_data(cfg), build.build_encoder(cfg))
+        read_set(build.build_data(cfg), build.build_encoder(cfg), build.build_encoder(cfg))
 
 
 def test_any_folder_is_a_reference_cut_and_shrunk_as_the_loader_does(tmp_path, caplog):

@@ -27,7 +27,7 @@ def toy():
 
 def subject(stage, encoder, val=12):
     images = random_pictures(16, stage.resolution)
-    own = PictureSet(images, [f"a {i}" for i in range(16)], list(range(val, 16)), list(range(val)), encoder)
+    own = PictureSet(images, [f"a {i}" for i in range(16)], list(range(val, 16)), list(range(val)), encoder, encoder)
     return Subject(InMemory(images, [""] * 16), own, lambda: own, {}, lambda: stage)
 
 

@@ -142,7 +142,7 @@ def test_a_gallery_is_asked_by_its_captions_in_any_order_with_any_number_of_samp
     encoder = build.build_encoder(compose("train", ["experiment=toy"]))
     captions = [f"{'light' if i % 2 else 'dark'} {i}" for i in range(40)]
     pictures = torch.stack([noise(40, "p")[i] // 4 + (150 if i % 2 else 0) for i in range(40)])
-    reference = PictureSet(pictures, captions, list(range(30)), list(range(30, 40)), encoder)
+    reference = PictureSet(pictures, captions, list(range(30)), list(range(30, 40)), encoder, encoder)
     rows = [35, 3, 3, 31, 12, 7, 38]
     figures = METRIC(InMemory(pictures[rows], [captions[row] for row in rows]), reference)
     assert figures["retrieval_top1"] == 1.0

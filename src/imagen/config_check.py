@@ -148,12 +148,12 @@ def _declared(conf: Path, config_name: str) -> dict[str, Any]:
 
 
 def _picked(conf: Path, config_name: str) -> list[str]:
-    """The keys of the script's choices of exactly one option."""
+    """The keys of the script's choices of exactly one option, less those that a stage's own run makes."""
     entries = [
         entry for entry in read_yaml(conf / f"{config_name}.yaml").get("defaults", []) if isinstance(entry, dict)
     ]
     picks = [pair for entry in entries for pair in entry.items() if isinstance(pair[1], str)]
-    return [group.rpartition("@")[2].lstrip("/") for group, _ in picks]
+    return [group.rpartition("@")[2].lstrip("/") for group, option in picks if not option.startswith("trained")]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

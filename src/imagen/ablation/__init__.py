@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from imagen.slots import of_stages
+
 OURS = ("ablation", "scale", "seeds")
 """What is asked of a sweep as a whole."""
 
@@ -17,3 +19,14 @@ def as_asked(arguments: Sequence[str]) -> Iterator[list[str]]:
 
     with as_multirun(arguments) as swept:
         yield swept
+
+
+@contextmanager
+def as_evaluation(arguments: list[str]) -> Iterator[list[str]]:
+    """For ``evaluate.py``: the arguments with what the ablation among them measures, and the stages' own settings."""
+    if any(argument.partition("=")[0] in OURS for argument in arguments):
+        from imagen.ablation.sweep import evaluation_of
+
+        arguments = evaluation_of(arguments)
+    with of_stages(arguments) as given:
+        yield given

@@ -97,9 +97,7 @@ class Study:
         """The trainings below the trained stage, which draw what it enlarges: the same for all variants and seeds."""
         below = itertools.takewhile(lambda stage: stage != self.stage, self.experiments)
         placed = [f"output_dir={cfg.output_dir}", f"data.root={cfg.data.root}"]
-        return [
-            self.of(stage, compose("train", [f"experiment={self.experiments[stage]}", *placed])) for stage in below
-        ]
+        return [self.of(stage, compose("train", [f"experiment={self.experiments[stage]}", *placed])) for stage in below]
 
 
 def read_study(name: str, scale: str) -> Study:

@@ -1,4 +1,4 @@
-"""From ``-m ablation=encoder_size scale=demo seeds=3`` to the multirun that it stands for, and what is done around it."""
+"""From ``-m ablation=encoder_size scale=demo seeds=3`` to the multirun that it stands for, and what is around it."""
 
 import shlex
 import subprocess
@@ -11,7 +11,7 @@ from hydra.errors import OverrideParseException
 
 from imagen.ablation import OURS
 from imagen.ablation.failures import failures
-from imagen.ablation.study import Point, Study, read_study
+from imagen.ablation.study import ALONE, Point, Study, read_study
 from imagen.cli import CONF, as_overrides
 from imagen.config_check import typed
 from imagen.errors import UserError
@@ -45,6 +45,29 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
         for name, failure in failed.items():
             print(f"failed: {name}: {failure['error']}\n  {failure['command']}", file=sys.stderr)
         sys.exit(f"error: {len(failed)} points failed; the same command runs these again and leaves the others")
+
+
+def evaluation_of(arguments: Sequence[str]) -> list[str]:
+    """The arguments of ``evaluate.py`` for an ablation of sampling, of the stages that they name.
+
+    Its seeds are those of sampling, an axis as the others. Raises: UserError if the ablation trains variants.
+    """
+    asked = asked_of(arguments)
+    if "ablation" not in asked:
+        raise UserError("scale and seeds are of an ablation: add ablation=...")
+    study, count = study_of(asked), seeds_of(asked)
+    if list(study.variants) != [ALONE]:
+        raise UserError(
+            f"ablation={study.name} trains {', '.join(study.variants)}: run python train.py -m ablation={study.name} "
+            f"scale={study.scale}"
+        )
+    axes = {**({"seed": list(range(count))} if count > 1 else {}), **study.axes}
+    said = ",".join(f"{key}:[{','.join(map(typed, values))}]" for key, values in axes.items())
+    own = [argument for argument in arguments if _key(argument) not in OURS]
+    folder = f"output_dir=outputs/evaluations/{study.full_name}"
+    ours = [*study.measure, f"axes={{{said}}}", folder]
+    there = {_key(argument) for argument in own}
+    return [*(argument for argument in ours if _key(argument) not in there), *own]
 
 
 def asked_of(arguments: Sequence[str]) -> dict[str, str]:
@@ -118,17 +141,20 @@ def _prepare(study: Study, points: Sequence[Point]) -> None:
     make_folder(folder, "output_dir")
     with hold(folder / ".preparing", wait=True):
         for command in dict.fromkeys(todo):
-            print(f"$ python {command}", flush=True)
-            status = subprocess.run([sys.executable, *shlex.split(command)], cwd=CONF.parent).returncode
-            if status:
-                raise UserError(f"`python {command}`, which the sweep needs, ended with status {status}: see above")
+            _run(command)
+
+
+def _run(command: str) -> None:
+    """Run one of the project's scripts. Raises: UserError if it ends with another status than 0."""
+    print(f"$ python {command}", flush=True)
+    status = subprocess.run([sys.executable, *shlex.split(command)], cwd=CONF.parent).returncode
+    if status:
+        raise UserError(f"`python {command}`, which the sweep needs, ended with status {status}: see above")
 
 
 def _filled(command: str, point: Point) -> str:
     """A command of the scale's with the point's own words in it."""
-    return command.format(
-        root=point.cfg.data.root, text_encoder=as_overrides("text_encoder", point.cfg.text_encoder)
-    )
+    return command.format(root=point.cfg.data.root, text_encoder=as_overrides("text_encoder", point.cfg.text_encoder))
 
 
 def _key(argument: str) -> str:

@@ -81,7 +81,8 @@ class Ground:
     @cached_property
     def own(self) -> PictureSet:
         """The data set of the last stage measured, at its resolution. Raises: UserError where it is not there."""
-        return read_set(build.build_data(self.config), build.build_encoder(self.config))
+        judge = build.build_encoder(DictConfig({"text_encoder": self.cfg.judge}))
+        return read_set(build.build_data(self.config), build.build_encoder(self.config), judge)
 
     @cached_property
     def reference(self) -> Pictures:

@@ -24,7 +24,8 @@ body { margin: 2rem auto; max-width: 1400px; padding: 0 1rem; font: 15px/1.5 sys
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #8884; }
 td.figure { text-align: right; font-variant-numeric: tabular-nums; }
 img { width: 128px; image-rendering: pixelated; display: block; margin-bottom: .2rem; }
-img.curve { width: 640px; image-rendering: auto; }
+img.curve { width: 640px; max-width: 100%; image-rendering: auto; }
+h1, p { overflow-wrap: anywhere; }
 </style>
 <h1>{{ title }}</h1>
 <p>{{ rows[0].drawn }} pictures a point, seed {{ rows[0].seed }}, measured against {{ rows[0].real }} real ones.</p>

@@ -29,8 +29,10 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def read_set(data: LightningDataModule, encoder: TextEncoder) -> PictureSet:
+def read_set(data: LightningDataModule, encoder: TextEncoder, judge: TextEncoder) -> PictureSet:
     """Both splits' pictures at the resolution that ``data`` is for, decoded and passed over as its loader does.
+
+    ``encoder`` and ``judge`` are as in ``PictureSet``.
 
     Raises: UserError if ``data`` has no shards.
     """
@@ -52,7 +54,7 @@ def read_set(data: LightningDataModule, encoder: TextEncoder) -> PictureSet:
             images.append(_tensor(sample.image))
             captions.append(sample.caption)
         rows[split] = list(range(first, len(captions)))
-    return PictureSet(torch.stack(images), captions, rows["train"], rows["val"], encoder)
+    return PictureSet(torch.stack(images), captions, rows["train"], rows["val"], encoder, judge)
 
 
 def read_folder(reference: str, side: int) -> "InFolder":

@@ -32,6 +32,7 @@ class Told:
     counts: dict[str, int]
     provenance: dict[str, str | int | float]
     by_prompt: bool
+    asked: dict[str, Any]
 
 
 @dataclass
@@ -50,8 +51,8 @@ class Measuring:
     ) -> dict[str, Any]:
         """One point's row: what was set, every metric's figures, and why a metric gives none.
 
-        It is kept as ``metrics.json`` in ``folder``, with ``values.npz``, what figures are means of; and taken from
-        there where pictures and metrics are still the same. ``settings`` is how the pictures were drawn.
+        It is kept as ``metrics.json`` in ``folder``, with ``values.npz``, what figures are means of; and what a metric
+        said is taken from there where pictures, reference and its settings are still the same. ``settings`` is how the pictures were drawn.
         """
         path = folder / "metrics.json"
         asked = {
@@ -61,13 +62,13 @@ class Measuring:
             "metric": plain(point.cfg.metric),
             "reference": subject.reference.digest,
         }
-        if (kept := _kept(path, asked)) is not None:
-            return kept
+        kept = _kept(path, asked)
         told: dict[str, Told] = {}
         skipped: dict[str, str] = {}
         for name, node in point.cfg.metric.items():
             try:
-                told[str(name)] = self._told(node, subject)
+                same = name in kept and asked["metric"][name] == kept[str(name)].asked
+                told[str(name)] = kept[str(name)] if same else self._told(node, subject)
             except UserError as error:  # one metric's weights may be missing: the others are of use without it
                 skipped[str(name)] = str(error)
                 print(f"metric {name} gives no figure: {error}")
@@ -82,6 +83,8 @@ class Measuring:
                 figure: one.counts.get(figure, len(subject.drawn)) for one in told.values() for figure in one.figures
             },
             "kinds": self._by_kind(told),
+            "by_prompt": [name for name, one in told.items() if one.by_prompt],
+            "values": {name: list(one.values) for name, one in told.items()},
             "metric_of": {figure: name for name, one in told.items() for figure in one.figures},
             "provenance": {name: one.provenance for name, one in told.items()},
             "skipped": skipped,
@@ -103,7 +106,12 @@ class Measuring:
         metric: Metric = build.instantiate(node)
         metric.device = self.device
         told = Told(
-            metric.measure(subject), metric.values(), metric.counts(), metric.provenance(), bool(metric.by_prompt)
+            metric.measure(subject),
+            metric.values(),
+            metric.counts(),
+            metric.provenance(),
+            bool(metric.by_prompt),
+            plain(node),
         )
         if not metric.of_sampling:
             self.once[key] = told
@@ -122,8 +130,22 @@ class Measuring:
         return {kind: figures for kind, figures in found.items() if figures}
 
 
-def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """A row that was measured before, unless a metric gave no figure: what it lacked may be there by now."""
+def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Told]:
+    """What metrics said of the same pictures and reference before; of one that gave no figure nothing."""
     row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    whole = row.get("asked") == json.loads(json.dumps(asked)) and not row["skipped"]
-    return row if whole and (path.parent / "values.npz").is_file() else None
+    same = {**row.get("asked", {}), "metric": None} == json.loads(json.dumps({**asked, "metric": None}))
+    if not same or not (path.parent / "values.npz").is_file():
+        return {}
+    with np.load(path.parent / "values.npz") as arrays:
+        values = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return {
+        name: Told(
+            {figure: row["metrics"][figure] for figure, metric in row["metric_of"].items() if metric == name},
+            {value: values[value] for value in row["values"][name]},
+            {figure: row["n"][figure] for figure, metric in row["metric_of"].items() if metric == name},
+            known,
+            name in row["by_prompt"],
+            row["asked"]["metric"][name],
+        )
+        for name, known in row["provenance"].items()
+    }

@@ -73,8 +73,12 @@ def read_picture(path: Path) -> UInt8[Tensor, "3 h w"]:
 
 @dataclass(frozen=True)
 class PictureSet(InMemory):
-    """All pictures of a data set at one size; ``train`` and ``val`` are rows of it, ``encoder`` reads its captions."""
+    """All pictures of a data set at one size; ``train`` and ``val`` are rows of it.
+
+    ``encoder`` reads its captions for the stage, ``judge`` for metrics that compare what they mean.
+    """
 
     train: Sequence[int]
     val: Sequence[int]
     encoder: TextEncoder
+    judge: TextEncoder

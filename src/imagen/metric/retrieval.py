@@ -66,8 +66,8 @@ class Retrieval(Metric):
         if asked["train"]:
             figures |= self.trained(samples[asked["train"]], own["train"], reference.images)
         if asked["val"]:
-            self._sentence_encoder = reference.encoder.name
-            sentences = embed_sentences(reference.encoder, reference.captions)
+            self._sentence_encoder = reference.judge.name
+            sentences = embed_sentences(reference.judge, reference.captions)
             figures |= self.heldout(samples[asked["val"]], own["val"], reference.images, sentences)
         self._values = {
             name: _spread(values, asked["val" if name == "heldout_cosine" else "train"], len(drawn))

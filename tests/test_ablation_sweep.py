@@ -1,0 +1,198 @@
+"""Sweeps: what Hydra is given, what is prepared, and what becomes of points that fail, are done, or are another's."""
+
+import csv
+import json
+import sys
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from imagen.ablation import as_asked, run, sweep
+from imagen.ablation.failures import failures, forget_failure, note_failure
+from imagen.ablation.finished import finished_points
+from imagen.ablation.study import Study, read_study
+from imagen.ablation.sweep import evaluation_of
+from imagen.cli import compose
+from imagen.errors import UserError
+from imagen.hold import hold
+
+STUDY = ["-m", "ablation=text_layernorm", "scale=demo"]
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """What a sweep runs before its first point, run by nobody."""
+    came: list[str] = []
+    monkeypatch.setattr(sweep, "_run", came.append)
+    return came
+
+
+def expanded(*arguments):
+    with as_asked(arguments) as given:
+        return given
+
+
+def test_other_command_lines_are_left_alone():
+    assert expanded("experiment=toy", "-m", "seed=0,1") == ["experiment=toy", "-m", "seed=0,1"]
+
+
+def test_an_ablation_becomes_its_multirun(tmp_path, commands):
+    assert expanded(*STUDY, "seeds=2", f"output_dir={tmp_path}", "hydra/launcher=local") == [
+        "-m",
+        "experiment=lab_base16",
+        "variant=with_norm,without",
+        "seed=0,1",
+        f"output_dir={tmp_path}",
+        "hydra/launcher=local",
+        "sweep=text_layernorm-demo",
+    ]
+    assert commands == [
+        "data_prep/openmoji.py root=data/openmoji 'sizes=[16,64]'",
+        "data_prep/embed_text.py root=data/openmoji text_encoder=minilm",
+    ], "once, whatever the number of points"
+
+
+def test_what_the_command_line_sets_wins(tmp_path, commands):
+    given = expanded(*STUDY, "variant=without", "seed=7", f"output_dir={tmp_path}")
+    assert [argument for argument in given if argument.startswith(("variant", "seed"))] == ["variant=without", "seed=7"]
+
+
+def test_super_resolution_has_its_base_trained_once_before(tmp_path, commands):
+    expanded("-m", "ablation=skip_scaling", "scale=demo", "seeds=2", f"output_dir={tmp_path}")
+    assert commands[-1] == f"train.py experiment=lab_base16 output_dir={tmp_path} data.root=data/openmoji"
+    assert sum(command.startswith("train.py") for command in commands) == 1
+
+
+def test_each_encoder_reads_the_captions_once(tmp_path, commands):
+    expanded("-m", "ablation=encoder_size", "scale=demo", "seeds=2", f"output_dir={tmp_path}")
+    read = [command for command in commands if "embed_text" in command]
+    assert len(read) == len(read_study("encoder_size", "demo").variants)
+    assert read[0].endswith("text_encoder=minilm text_encoder.num_layers=0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ablation=unet_size", "scale=demo"], "ablation=unet_size is a multirun: add -m"),
+        (["-m", "ablation=unet_size"], "add scale=demo, gpu or paper"),
+        (["-m", "seeds=3"], "scale and seeds are of an ablation"),
+    ],
+)
+def test_half_of_it_is_refused(arguments, said):
+    with pytest.raises(UserError, match=said):
+        expanded(*arguments)
+
+
+def test_an_ablation_of_sampling_is_an_evaluation_of_ones_own_stages():
+    given = evaluation_of(["-m", "ablation=threshold", "scale=demo", "seeds=2", "stages=[a]", "num_measured=8"])
+    assert given[-3:] == ["-m", "stages=[a]", "num_measured=8"]
+    assert not any(argument.startswith(("ablation", "num_measured=2")) for argument in given)
+    said = OverridesParser.create().parse_overrides([next(part for part in given if part.startswith("axes="))])
+    assert said[0].value() == {"seed": [0, 1], **read_study("threshold", "demo").axes}
+    with pytest.raises(UserError, match=r"ablation=unet_size trains width_16, .*: run python train.py -m"):
+        evaluation_of(["ablation=unet_size", "scale=demo", "stages=[a]"])
+
+
+def test_failed_points_are_listed_at_the_end_until_they_succeed(tmp_path, commands, capsys):
+    folder = read_study("text_layernorm", "demo").folder(tmp_path)
+    with pytest.raises(SystemExit, match="1 points failed"), as_asked([*STUDY, f"output_dir={tmp_path}"]):
+        note_failure(folder, "without-s0", UserError("the loss\nis not finite"), "python train.py a=b")
+    assert "failed: without-s0: the loss is not finite\n  python train.py a=b" in capsys.readouterr().err
+    with as_asked([*STUDY, f"output_dir={tmp_path}"]):
+        forget_failure(folder, "without-s0")
+    assert failures(folder) == {}
+
+
+def table(path, *rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["variant", "seed", "run", "fd_pixel"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_finished_points_are_those_with_rows(tmp_path):
+    table(tmp_path / "table.csv", {"variant": "a", "seed": 0, "run": "12345678-s0", "fd_pixel": 1.5})
+    assert finished_points(tmp_path / "table.csv") == {("a", "12345678-s0")}
+    with pytest.raises(UserError, match="does not exist"):
+        finished_points(tmp_path / "none.csv")
+    (tmp_path / "other.csv").write_text("prompt,category\nhi,a\n")
+    with pytest.raises(UserError, match="no table of a report"):
+        finished_points(tmp_path / "other.csv")
+
+
+@pytest.fixture
+def at_a_point(tmp_path, monkeypatch):
+    """The second of a multirun's points, and what is done there."""
+    done: list[str] = []
+    monkeypatch.setattr(run, "train", lambda cfg: done.append("trained"))
+    monkeypatch.setattr(run, "measure", lambda study, point: done.append(f"measured {point.name}"))
+    study = read_study("text_layernorm", "demo")
+    study.store()
+    overrides = ["experiment=lab_base16", "variant=without", "seed=3", "sweep=text_layernorm-demo"]
+    cfg = compose("train", [*overrides, f"output_dir={tmp_path}"])
+    hydra = HydraConfig.instance()
+    monkeypatch.setattr(hydra, "cfg", compose_hydra(overrides))
+    return cfg, study, done
+
+
+def compose_hydra(overrides):
+    own = {"runtime": {"choices": {"variant": "without"}}, "overrides": {"task": overrides}}
+    return OmegaConf.create({"hydra": own})
+
+
+def test_a_point_is_trained_and_measured(at_a_point):
+    cfg, study, done = at_a_point
+    run.run_point(cfg)
+    assert done == ["trained", "measured without-s3"]
+    assert failures(study.folder(cfg.output_dir)) == {}
+
+
+def test_a_point_that_fails_is_noted_and_the_sweep_goes_on(at_a_point, monkeypatch, capsys):
+    cfg, study, done = at_a_point
+    monkeypatch.setattr(run, "measure", lambda *_: (_ for _ in ()).throw(UserError("weights are missing")))
+    run.run_point(cfg)
+    failed = failures(study.folder(cfg.output_dir))
+    assert failed["without-s3"]["error"] == "weights are missing"
+    assert failed["without-s3"]["command"].startswith("python train.py experiment=lab_base16 variant=without")
+    assert "without-s3 failed: weights are missing" in capsys.readouterr().err
+    monkeypatch.setattr(run, "measure", lambda *_: done.append("again"))
+    run.run_point(cfg)
+    assert done[-1] == "again"
+    assert failures(study.folder(cfg.output_dir)) == {}
+
+
+def test_a_stopped_point_stops_the_sweep(at_a_point, monkeypatch):
+    cfg, study, _ = at_a_point
+    monkeypatch.setattr(run, "train", lambda cfg: sys.exit(143))
+    with pytest.raises(SystemExit):
+        run.run_point(cfg)
+    assert failures(study.folder(cfg.output_dir)) == {}
+
+
+def test_a_point_that_another_worker_holds_is_left_to_it(at_a_point, capsys):
+    cfg, study, done = at_a_point
+    folder = study.folder(cfg.output_dir)
+    folder.mkdir(parents=True)
+    with hold(folder / ".without-s3"):
+        run.run_point(cfg)
+    assert done == []
+    assert "without-s3: another worker is at it" in capsys.readouterr().out
+
+
+def test_a_point_with_rows_is_not_run_again(at_a_point, tmp_path, capsys):
+    cfg, study, done = at_a_point
+    point = study.of("without", cfg)
+    table(tmp_path / "kept.csv", {"variant": "without", "seed": 3, "run": point.run.path.name, "fd_pixel": 1.0})
+    cfg.finished = str(tmp_path / "kept.csv")
+    run.run_point(cfg)
+    assert done == []
+    assert "its rows are in" in capsys.readouterr().out
+
+
+def test_a_study_knows_its_folder(tmp_path):
+    study = read_study("encoder_size", "demo")
+    assert isinstance(study, Study)
+    assert study.folder(tmp_path) == tmp_path / "ablations" / "encoder_size-demo"
+    assert json.dumps(study.plot)
