@@ -16,9 +16,10 @@ from PIL import Image
 from imagen.cli import compose
 from imagen.data import shards
 from imagen.errors import UserError
+from imagen.evaluation.reference import read_folder
 from imagen.files import locate
 from imagen.prep.coco import Caption, coco, draw
-from imagen.prompts import read_prompts
+from imagen.prompts import OF_COCO, read_prompts
 
 IMAGES, EACH = 6, 5
 WORDS = ["two dogs", "a cat, asleep", 'a "red" bus\n', " the  sea at noon ", "", "naïve café, été"]
@@ -96,6 +97,24 @@ def test_the_prompts_are_what_sample_py_reads(source, tmp_path, capsys):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert report["prompts"] == {"prompts": 20, "of": (IMAGES - 1) * EACH, "sha256": digest, "seed": 0}
     assert digest in capsys.readouterr().out
+
+
+def test_evaluate_py_takes_the_draw_by_name_and_the_pictures_as_its_reference(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"coco30k is read from data/coco/prompts.csv, .* make it with"
+    ):
+        read_prompts("coco30k")
+    run(source, tmp_path / "data" / "coco")
+    with pytest.raises(UserError, match=r"coco10k needs 10,000 prompts, and data/coco/prompts.csv has 20"):
+        read_prompts("coco10k")
+    monkeypatch.setitem(OF_COCO, "coco30k", 20)
+    monkeypatch.setitem(OF_COCO, "coco10k", 7)
+    assert read_prompts("coco30k")[:7] == read_prompts("coco10k")
+    assert len(read_prompts("coco30k")) == 20
+    found = read_folder("data/coco", 64)
+    assert list(found.captions) == [one["txt"] for one in samples("data/coco").values()]
+    assert [batch.shape for batch in found.batches(4)] == [(4, 3, 64, 64), (2, 3, 64, 64)]
 
 
 def test_the_draw_is_of_the_seed_and_the_ids_alone():

@@ -92,7 +92,8 @@ def test_evaluating_writes_the_sheet_and_the_report(stages, tmp_path):
 
 def test_two_processes_stopped_and_gone_on_draw_and_measure_the_same_as_one(stages, tmp_path):
     axes = ["base_weights=[1,2]", "base_batch_size=4", *SMALL, *FEW, "num_train_prompts=0", "num_heldout_prompts=0"]
-    arguments = [f"stages=[{stages[0]}]", *axes]
+    both = ["depth=2", "lowres=both", "metric=[retrieval,fd_pixel,psnr,consistency,colour_drift,heldout_loss]"]
+    arguments = [f"stages=[{','.join(stages)}]", *axes, *both]
     run("evaluate.py", *arguments, f"output_dir={tmp_path}/one")
     told = run("evaluate.py", *arguments, f"output_dir={tmp_path}/two", "worker_index=0", "worker_count=2")
     assert "still drawn by other processes" in told
@@ -101,14 +102,17 @@ def test_two_processes_stopped_and_gone_on_draw_and_measure_the_same_as_one(stag
     run("evaluate.py", *arguments, f"output_dir={tmp_path}/two", "worker_index=1", "worker_count=2")
     run("evaluate.py", *arguments, f"output_dir={tmp_path}/two")
     pictures = [
-        {path.relative_to(tmp_path / way): path.read_bytes() for path in (tmp_path / way).rglob("measured/**/*.png")}
+        {path.relative_to(tmp_path / way): path.read_bytes() for path in (tmp_path / way).rglob("*/*/*/*.png")}
         for way in ("one", "two")
     ]
-    assert len(pictures[0]) == 20
+    assert len(pictures[0]) == 2 * (2 * 10 + 4)  # at each weight of both stages 10, and 4 held-out ones enlarged
     assert pictures[0] == pictures[1]
     tables = [(tmp_path / way / "table.csv").read_text() for way in ("one", "two")]
     assert tables[0] == tables[1]
     assert tables[0].startswith("base.guidance.weight,drawn,real,seed,")
+    assert all(name in tables[0] for name in ("psnr_real", "consistency_samples", "colour_drift_real", "heldout_loss"))
+    figures = [(tmp_path / way / "figures.csv").read_text() for way in ("one", "two")]
+    assert figures[0] == figures[1]
 
 
 def test_the_export_carries_all_that_sampling_needs(stages):

@@ -52,7 +52,8 @@ class Measuring:
         """One point's row: what was set, every metric's figures, and why a metric gives none.
 
         It is kept as ``metrics.json`` in ``folder``, with ``values.npz``, what figures are means of; and what a metric
-        said is taken from there where pictures, reference and its settings are still the same. ``settings`` is how the pictures were drawn.
+        said is taken from there where pictures, reference and its settings are still the same. ``settings`` is how the
+        pictures were drawn.
         """
         path = folder / "metrics.json"
         asked = {
