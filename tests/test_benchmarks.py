@@ -134,6 +134,7 @@ def test_the_norms_of_a_preset_are_measured_at_its_shapes(bench, monkeypatch):
     norm = bench("norm")
     assert norm.shapes("toy", 1) == [(16, 16, 16)]
     monkeypatch.setattr("torch.nn.Module.compile", lambda module, **options: None)  # types are checked here
+    monkeypatch.setattr("torch.compiler.reset", lambda: None)
     figures = norm.measure((8, 4, 4), 2, CPU, 2, rate=1e9)
     assert figures["eager_gb_per_s"] == pytest.approx(5 * 2 * 2 * 8 * 16 / 1e6 / figures["eager_ms"], rel=0.01)
     assert figures["eager_share"] == pytest.approx(figures["eager_gb_per_s"], rel=0.01)
