@@ -1,0 +1,65 @@
+"""What is behind each figure: how many pictures, which extractor and weights, how they were drawn."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from imagen.ablation.study import Study
+from imagen.report.measured import Measured
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the figures of one metric were made, and for which points where that is not all of them."""
+
+    metric: str
+    figures: list[str]
+    n: str
+    made: str
+    of: list[str]
+
+
+def sources_of(measured: Sequence[Measured]) -> list[Source]:
+    """One for each metric; several where points were measured in other ways, which then do not compare."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in measured:
+        for told in one.told:
+            for metric, known in told["provenance"].items():
+                figures = [name for name, of in told["metric_of"].items() if of == metric]
+                made = "; ".join([*(f"{key} {value}" for key, value in known.items()), f"{told['real']} real pictures"])
+                own = found.setdefault((metric, made), {"figures": {}, "n": set(), "of": {}})
+                own["figures"] |= dict.fromkeys(figures)
+                own["n"] |= {told["n"][name] for name in figures}
+                own["of"][one.point.name] = None
+    metrics = [metric for metric, _ in found]
+    return [
+        Source(metric, [*own["figures"]], _range(own["n"]), made, [*own["of"]] if metrics.count(metric) > 1 else [])
+        for (metric, made), own in found.items()
+    ]
+
+
+def drawn_by(study: Study, measured: Sequence[Measured]) -> list[str]:
+    """How the pictures were drawn, beside what the axes set: a line for each way there is."""
+    axes = {axis.rpartition(".")[2].removeprefix("num_") for axis in study.axes}
+    ways: dict[str, None] = {}
+    for told in (told for one in measured for told in one.told):
+        parts = []
+        for slot, said in told.get("sampling", {}).items():
+            known = [f"{key} {value}" for key, value in said.items() if value is not None and key not in axes]
+            parts.append(f"{slot}: {', '.join(known)}")
+        ways["; ".join([*parts, f"sampling seed {told['seed']}, {told['drawn']} pictures a point"])] = None
+    return list(ways)
+
+
+def gaps_of(measured: Sequence[Measured]) -> Iterator[str]:
+    """Metrics that gave no figure, and why."""
+    for one in measured:
+        for told in one.told:
+            for metric, why in told["skipped"].items():
+                yield f"{one.point.name}, {told['name']}: no {metric}, since {why}"
+
+
+def _range(numbers: set[int]) -> str:
+    if not numbers:
+        return ""
+    return str(min(numbers)) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"

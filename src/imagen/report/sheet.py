@@ -1,0 +1,98 @@
+"""The same prompts and seeds across a sweep's variants, as pictures in a grid."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imagen.ablation.study import Study
+from imagen.errors import UserError
+from imagen.image_grid import image_grid
+from imagen.metric.pictures import read_picture
+from imagen.report.directions import higher_is_better
+from imagen.report.lines import at_of, grouped, lines_of, pair_of
+from imagen.report.measured import Measured
+from imagen.report.table import Row
+
+PROMPTS = 8
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A row a line of the figure, a column a prompt; ``at`` is the value of the axis, '' where there is none."""
+
+    at: str
+    picture: Image.Image
+    seed: int
+    sampling_seed: int
+    prompts: list[str]
+    labels: list[str]
+
+
+def sheets_of(study: Study, measured: Sequence[Measured]) -> tuple[list[Sheet], list[str]]:
+    """A sheet for each value of that axis, the best first; and a sentence on each gallery that cannot be shown.
+
+    All are of one training seed: that of which most variants are there, the first of several. Best is where the
+    figure's y is, as a mean over all variants, so that no variant is favoured.
+    """
+    if not measured:
+        return [], []
+    trained = [one.point.seed for one in measured]
+    seed = max(sorted(set(trained)), key=trained.count)
+    own = [one for one in measured if one.point.seed == seed]
+    folders = {id(row): one.folder(row) for one in own for row in one.rows}
+    rows = [row for one in own for row in one.rows]
+    sheets: list[Sheet] = []
+    unseen: list[str] = []
+    for at in _best_first(study, [row for one in measured for row in one.rows]):
+        chosen = grouped(study, [row for row in rows if at_of(study, row) == at])
+        galleries = {}
+        for label, (row, *_) in chosen.items():
+            found = _gallery(folders[id(row)] / "shown", label)
+            if isinstance(found, str):
+                unseen.append(found)
+            elif found["pictures"]:
+                galleries[label] = found
+        if galleries:
+            sheets.append(_sheet(at, seed, galleries))
+    return sheets, unseen
+
+
+def _best_first(study: Study, rows: Sequence[Row]) -> list[str]:
+    """The values of the axis."""
+    pair = pair_of(study, rows)
+    order = list(dict.fromkeys(at_of(study, row) for row in rows))
+    if pair is None:
+        return order
+    marks = [mark for line in lines_of(study, rows, *pair) for mark in line.marks]
+    means = {at: float(np.mean([mark.y.mean for mark in marks if mark.at == at] or [np.nan])) for at in order}
+    return sorted(order, key=lambda at: -means[at] if higher_is_better(pair[1]) else means[at])
+
+
+def _gallery(folder: Path, label: str) -> dict[str, Any] | str:
+    """What ``samples.json`` says, with its pictures by file and prompt; or why they cannot be shown."""
+    try:
+        said = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+        files = {(one["file"], one["prompt"]): folder / one["file"] for one in said["pictures"]}
+        return {"seed": int(said["seed"]), "pictures": {key: read_picture(path) for key, path in files.items()}}
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        return f"the pictures of {label} in {folder} cannot be shown ({error})"
+
+
+def _sheet(at: str, seed: int, galleries: dict[str, dict[str, Any]]) -> Sheet:
+    """Prompts that all galleries have; those drawn with another sampling seed than the first are left out."""
+    first = next(iter(galleries.values()))
+    alike = {label: one["pictures"] for label, one in galleries.items() if one["seed"] == first["seed"]}
+    shared = [key for key in first["pictures"] if all(key in pictures for pictures in alike.values())]
+    if not shared:  # of other prompts each: the first alone
+        label = next(iter(alike))
+        alike, shared = {label: alike[label]}, list(alike[label])
+    keys = [shared[i] for i in np.linspace(0, len(shared) - 1, min(PROMPTS, len(shared))).round().astype(int)]
+    prompts = [prompt for _, prompt in keys]
+    shown = [[pictures[key] for key in keys] for pictures in alike.values()]
+    picture = image_grid(shown, prompts, list(alike), cell=112)
+    return Sheet(at, picture, seed, first["seed"], prompts, list(alike))

@@ -1,0 +1,127 @@
+"""The figure draws the means of the rows, along the axis asked for, with words that cover each other nowhere."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from imagen.ablation.study import read_study
+from imagen.report.directions import higher_is_better, on_axis
+from imagen.report.figure import draw, save_figure
+from imagen.report.labels import Words, place
+from imagen.report.lines import Spread, label_of, lines_of, pair_of, pareto
+
+WEIGHT = "base.guidance.weight"
+BASIC = {"parameters": 10, "seconds": 60.0, "steps": 100}
+
+
+@pytest.fixture
+def study():
+    found = read_study("encoder_size", "demo")
+    return replace(found, variants={"a": {}, "b": {}}, axes={WEIGHT: [1, 2]}, plot={"x": "clip_score", "y": "fid"})
+
+
+def row(variant, seed, weight, x, y, **more):
+    return {"variant": variant, "seed": seed, WEIGHT: weight, "clip_score": x, "fid": y, **BASIC, **more}
+
+
+def four(**more):
+    """Two variants of two seeds, at two weights."""
+    return [
+        row(variant, seed, weight, i + weight + 2.0 * seed, 10.0 - i - seed, **more)
+        for i, variant in enumerate("ab")
+        for seed in (0, 1)
+        for weight in (1, 2)
+    ]
+
+
+def test_a_line_is_a_variant_and_a_mark_the_mean_over_its_seeds(study):
+    first, second = lines_of(study, list(reversed(four())), "clip_score", "fid")
+    assert (first.label, second.label) == ("a", "b")
+    assert {mark.at: (mark.x, mark.y) for mark in first.marks} == {
+        "1": (Spread(2.0, 1.0, 3.0, 2), Spread(9.5, 9.0, 10.0, 2)),
+        "2": (Spread(3.0, 2.0, 4.0, 2), Spread(9.5, 9.0, 10.0, 2)),
+    }
+
+
+def test_a_line_runs_along_the_axis_that_is_drawn_and_is_called_by_the_others(study):
+    axes = {WEIGHT: [1, 2], "base.threshold": ["none", "static"]}
+    rows = [one | {"base.threshold": threshold} for threshold in ("none", "static") for one in four()]
+    crossed = replace(study, axes=axes)
+    assert [line.label for line in lines_of(crossed, rows, "clip_score", "fid")] == [
+        "a, threshold none",
+        "a, threshold static",
+        "b, threshold none",
+        "b, threshold static",
+    ]
+    alone = replace(crossed, variants={"default": {}})
+    assert label_of(alone, rows[0] | {"variant": "default"}) == "threshold none"
+    along = replace(study, axes={"base.sampler": ["ddim", "ddpm"], WEIGHT: [1, 2]}, plot={"x": WEIGHT, "y": "fid"})
+    rows = [one | {"base.sampler": "ddim"} for one in four()]
+    line = lines_of(along, rows, *pair_of(along, rows))[0]
+    assert line.label == "a, sampler ddim"
+    assert [mark.x.mean for mark in line.marks] == [1, 2]
+
+
+def test_what_is_missing_has_what_stands_in_for_it(study):
+    assert pair_of(study, four()) == ("clip_score", "fid")
+    demo = [{**BASIC, "variant": "a", "retrieval_top10": 0.5, "fd_pixel": 3.0}]
+    assert pair_of(study, demo) == ("retrieval_top10", "fd_pixel")
+    assert pair_of(study, [{"fd_pixel": 3.0}]) is None
+
+
+def test_the_front_is_what_nothing_beats(study):
+    rows = [
+        row("a", 0, 1, 0.30, 10.0),
+        row("a", 0, 2, 0.20, 12.0),  # worse in both
+        row("b", 0, 1, 0.35, 11.0),
+        row("b", 0, 2, 0.25, 10.0),  # as good in one
+    ]
+    front = pareto(lines_of(study, rows, "clip_score", "fid"), "clip_score", "fid")
+    assert [(mark.x.mean, mark.y.mean) for mark in front] == [(0.30, 10.0), (0.35, 11.0)]
+    cheap = pareto(lines_of(study, rows, "fid", "clip_score"), "fid", "clip_score")
+    assert [(mark.x.mean, mark.y.mean) for mark in cheap] == [(10.0, 0.30), (11.0, 0.35)]
+
+
+def test_both_panels_have_what_the_rows_say(study):
+    rows = [one | {"heldout_loss": 0.1 + one["seed"] + (one["variant"] == "b")} for one in four()]
+    figure, said = draw(replace(study, plot=study.plot | {"pareto": True}), rows, [])
+    plot, pairs = figure.axes
+    assert plot.get_ylabel() == on_axis("fid") == "FID (lower is better)"
+    assert {text.get_text() for text in plot.texts} == {"a", "b", "1", "2"}
+    assert [label.get_text() for label in pairs.get_xticklabels()] == ["a", "b"]
+    assert {text.get_text() for text in pairs.texts} == {"0.6", "1.6"}
+    joined = [line.get_ydata().tolist() for line in pairs.lines if len(line.get_xdata()) == 2]
+    assert joined == [pytest.approx([0.1, 1.1]), pytest.approx([1.1, 2.1])]
+    assert "means of 2 seeds" in said
+    assert "Pareto front" in said
+
+
+def test_without_figures_there_is_none(study, tmp_path):
+    (tmp_path / "figure.png").touch()
+    assert save_figure(study, [{"variant": "a", "seed": 0, WEIGHT: 1, **BASIC}], [], tmp_path) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_words_cover_neither_each_other_nor_the_points():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    points = np.random.default_rng(0).random((20, 2))
+    axes.scatter(*points.T)
+    figure.draw_without_rendering()
+    place(axes, [Words(f"no {i}", [tuple(map(float, at))], {"fontsize": 8}) for i, at in enumerate(points)], points)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert not any(box.contains(*at) for box in boxes for at in axes.transData.transform(points))
+
+
+@pytest.mark.parametrize("name", ["clip_score", "retrieval_top10", "psnr_real", "recall", "heldout_cosine"])
+def test_these_are_better_when_higher(name):
+    assert higher_is_better(name)
+    assert not higher_is_better("fid")
+    assert not higher_is_better("heldout_loss")
