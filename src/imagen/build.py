@@ -27,6 +27,7 @@ from imagen.slots import slot_names
 from imagen.stage import Stage
 from imagen.text_encoder import TextEncoder
 from imagen.types import Batch, TextEmbedding
+from imagen.wandb_run import named
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and transformers with it: who only samples needs neither
     import lightning.pytorch.loggers
@@ -169,11 +170,8 @@ def _example_batch(cfg: DictConfig, count: int) -> Batch:
 
 
 def _loggers(cfg: DictConfig, folder: RunFolder) -> "list[lightning.pytorch.loggers.Logger]":
-    nodes = [node.copy() for node in cfg.get("logger", {}).values() if "_target_" in node]
-    for node in nodes:
-        if node["_target_"] == "lightning.pytorch.loggers.WandbLogger":
-            node["id"] = node["id"] or f"{cfg.name}-{folder.path.name}"
-    return [instantiate(node) for node in nodes]
+    nodes = [node for node in cfg.get("logger", {}).values() if "_target_" in node]
+    return [instantiate(named(node, cfg, folder) if "wandb" in node["_target_"].lower() else node) for node in nodes]
 
 
 def _picked(cfg: DictConfig, choice: str) -> list[Any]:
