@@ -11,13 +11,14 @@ from imagen.cli import compose
 from imagen.data.pixels import to_uint8
 from imagen.denoiser import Denoiser
 from imagen.errors import UserError
+from imagen.evaluation.gallery import Enlarge
 from imagen.guidance import NoGuidance
 from imagen.randomness import generator_of
 from imagen.task import ImageToImage, Inpaint, Travel, Upscale
 from imagen.task.picture import picture_at
 from imagen.threshold import NoThreshold
 from imagen.types import Conditioning, Prediction
-from tests.pictures import half_mask, picture
+from tests.pictures import half_mask, picture, random_pictures
 
 
 def make_stage(experiment: str, *overrides: str) -> Stage:
@@ -99,6 +100,18 @@ def test_upscale_alone_gives_what_the_stage_makes_of_the_picture(cascade):
     text = cascade.encoder.encode(["x"])
     expected = cascade.stages[1].sample(text, picture_at(image, 16, 16), [generator_of(3, "x", 0, 32)])
     assert (drawn[0].int() - to_uint8(expected).int()).abs().max() <= 1
+
+
+def test_pictures_to_enlarge_go_with_their_prompts_in_any_batches(cascade):
+    alone, given = cascade.last(), random_pictures(3, 16)
+    prompts, settings = ["x", "y", "x"], {"num_samples": 2, "seed": 3, "progress": False}
+    whole = alone.sample(prompts, task=Enlarge(given), batch_size=4, **settings).final
+    for i, prompt in enumerate(prompts):
+        one = alone.sample([prompt], task=Enlarge(given[i : i + 1]), **settings).final[0]
+        assert (whole[i].int() - one.int()).abs().max() <= 1
+    assert not torch.equal(whole[0], whole[2])  # the same prompt and noise, of another picture
+    with pytest.raises(UserError, match="2 pictures to enlarge for 3 prompts"):
+        alone.sample(prompts, task=Enlarge(given[:2]))
 
 
 @pytest.mark.parametrize("size", [[32, 48], [64, 32]])
