@@ -87,7 +87,7 @@ def test_half_of_it_is_refused(arguments, said):
 
 def test_an_ablation_of_sampling_is_an_evaluation_of_ones_own_stages():
     given = evaluation_of(["-m", "ablation=threshold", "scale=demo", "seeds=2", "stages=[a]", "num_measured=8"])
-    assert given[-3:] == ["-m", "stages=[a]", "num_measured=8"]
+    assert given[-4:] == ["output_dir=outputs/evaluations/threshold-demo", "-m", "stages=[a]", "num_measured=8"]
     assert not any(argument.startswith(("ablation", "num_measured=2")) for argument in given)
     said = OverridesParser.create().parse_overrides([next(part for part in given if part.startswith("axes="))])
     assert said[0].value() == {"seed": [0, 1], **read_study("threshold", "demo").axes}

@@ -41,7 +41,7 @@ REBUILT_FROM = (
 )
 """What of a run's config a stage is rebuilt from."""
 
-OF_A_SWEEP = ("sweep", "finished")
+OF_A_SWEEP = ("sweep", "finished", "measure")
 """Keys that say which sweep a run is a point of, which is nothing of its own."""
 
 

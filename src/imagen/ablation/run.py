@@ -6,17 +6,15 @@ import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from imagen import evaluation
 from imagen.ablation.failures import forget_failure, note_failure
 from imagen.ablation.finished import finished_points
 from imagen.ablation.study import Point, Study, read_study
-from imagen.cli import checked, compose
 from imagen.errors import UserError
-from imagen.evaluation import evaluate
 from imagen.files import make_folder
 from imagen.hold import hold
-from imagen.slots import register
 from imagen.training import train
 
 log = logging.getLogger(__name__)
@@ -55,9 +53,5 @@ def run_point(cfg: DictConfig) -> None:
 
 def measure(study: Study, point: Point) -> None:
     """What ``evaluate.py`` does of the point's stage, on those below where it enlarges, along the study's axes."""
-    stages = [str(base.run.path) for base in study.bases(point.cfg)] + [str(point.run.path)]
-    arguments = [f"stages=[{','.join(stages)}]", *study.measure, f"output_dir={point.evaluation}"]
-    register(arguments)
-    cfg = compose("evaluate", arguments)
-    OmegaConf.update(cfg, "axes", study.axes or None, merge=False)
-    evaluate(checked(cfg, "evaluate"))
+    stages = [base.run.path for base in study.bases(point.cfg)] + [point.run.path]
+    evaluation.measure(stages, point.evaluation, study.measuring(point.cfg.measure))

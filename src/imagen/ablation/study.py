@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from imagen.build import run_config
 from imagen.cli import CONF, compose
-from imagen.config_check import read_yaml
+from imagen.config_check import read_yaml, typed
 from imagen.errors import UserError
 from imagen.runs import RunFolder
 
@@ -71,6 +71,13 @@ class Study:
     def experiment(self) -> str:
         """That of the stage that is trained."""
         return self.experiments[self.stage]
+
+    def measuring(self, own: Sequence[str], **axes: list[Any]) -> list[str]:
+        """The overrides of ``evaluate.py`` for a point, ``own`` in place of the study's; ``axes`` come first."""
+        said = ",".join(f"{key}:[{','.join(map(typed, values))}]" for key, values in {**axes, **self.axes}.items())
+        ours = [*self.measure, *([f"axes={{{said}}}"] if said else [])]
+        there = {override.partition("=")[0] for override in own}
+        return [*(override for override in ours if override.partition("=")[0] not in there), *own]
 
     def folder(self, output_dir: str | Path) -> Path:
         """Where the sweep keeps its locks and errors, and the report what it draws."""

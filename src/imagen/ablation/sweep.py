@@ -61,13 +61,10 @@ def evaluation_of(arguments: Sequence[str]) -> list[str]:
             f"ablation={study.name} trains {', '.join(study.variants)}: run python train.py -m ablation={study.name} "
             f"scale={study.scale}"
         )
-    axes = {**({"seed": list(range(count))} if count > 1 else {}), **study.axes}
-    said = ",".join(f"{key}:[{','.join(map(typed, values))}]" for key, values in axes.items())
     own = [argument for argument in arguments if _key(argument) not in OURS]
-    folder = f"output_dir=outputs/evaluations/{study.full_name}"
-    ours = [*study.measure, f"axes={{{said}}}", folder]
-    there = {_key(argument) for argument in own}
-    return [*(argument for argument in ours if _key(argument) not in there), *own]
+    if not any(_key(argument) == "output_dir" for argument in own):
+        own = [f"output_dir=outputs/evaluations/{study.full_name}", *own]
+    return study.measuring(own, **({"seed": list(range(count))} if count > 1 else {}))
 
 
 def asked_of(arguments: Sequence[str]) -> dict[str, str]:
