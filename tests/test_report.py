@@ -154,8 +154,8 @@ def test_reports_of_other_axes_formats_and_settings_are_named(sweep):
     assert "weights.safetensors" in why["layers_6-s1"]
     (stray,) = found.strays
     assert f"{other.run.path} is of other settings or another version: " in stray
-    assert "max_steps, optimizer.lr" in stray
-    assert stray.endswith("differs from layers_6-s0")
+    assert "max_steps, optimizer.lr and 1 more differ" in stray
+    assert stray.endswith("differ from layers_6-s0")
 
 
 def test_everything_is_written(sweep, capsys):
@@ -203,6 +203,15 @@ def test_a_metric_that_was_measured_in_two_ways_is_told(sweep):
     path.write_text(path.read_text().replace('"resize": "none"', '"resize": "clean"'))
     page = (write_report(asked(ROOT, *TWO)) / "report.html").read_text()
     assert "of layers_0-s0 alone: it does not compare with the others" in page
+    assert "drawn in other ways" not in page
+
+
+def test_points_that_were_drawn_in_two_ways_are_told(sweep):
+    path = point(sweep, "layers_6", 1).evaluation / "report.json"
+    path.write_text(path.read_text().replace('"steps": 32', '"steps": 8'))
+    page = (write_report(asked(ROOT, *TWO)) / "report.html").read_text()
+    assert "<strong>layers_6-s1 alone: what was drawn in other ways does not compare</strong>" in page
+    assert "steps 8; sampling seed 0, 448 pictures a point" in page
 
 
 @pytest.mark.parametrize(
@@ -261,7 +270,7 @@ def test_a_figure_of_training_is_drawn_against_the_time_until_then(sweep):
     assert (first.label, second.label) == ("layers_0", "layers_6")
     begin, end = first.marks
     assert (begin.x.mean, begin.y) == (pytest.approx(91 / 600), Spread(1.0, 1.0, 1.0, 2))
-    assert (end.x, end.y.mean) == (Spread(91.0, 90.5, 91.5, 2), pytest.approx(1 / 600))
+    assert (end.x.low, end.x.high, end.y.mean) == pytest.approx((90.5, 91.5, 1 / 600))
     figure, said = draw(timed, [row for one in measured for row in one.rows], measured)
     assert figure.axes[0].get_xlabel() == "training time, seconds"
     assert figure.axes[0].get_ylabel() == "validation loss (lower is better)"

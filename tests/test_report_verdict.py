@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from imagen.ablation.study import read_study
+from imagen.cli import CONF
 from imagen.errors import UserError
 from imagen.report.verdict import decide, judge, judge_loss
 
@@ -90,3 +91,12 @@ def test_a_verdict_that_names_what_is_not_there_is_refused(change, message):
     verdict = {"metric": "fid", "expected": "positive", "contrast": DIFFERENCE} | change
     with pytest.raises(UserError, match=message):
         judge(replace(study, verdict=verdict), rows_of([1], [2]))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "ablation").glob("*.yaml")))
+def test_every_ablations_contrast_is_of_its_variants_and_axes(name):
+    for scale in ("demo", "gpu", "paper"):
+        study = read_study(name, scale)
+        assert judge(study, []).outcome == "undecided"
+        assert judge_loss(study, []) is None
+        assert {"x", "y"} <= set(study.plot)

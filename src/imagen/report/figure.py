@@ -142,6 +142,9 @@ def _put_words(axes: Any, lines: Sequence[Line], *, values: bool) -> None:
         labels.append(Words(line.label, [at[-1], at[0], *at[1:-1]], bold))
         numbers += [Words(mark.at, [where], small) for mark, where in zip(line.marks, at, strict=True)]
         obstacles += [*at, *at, *at]  # a mark is larger than a place on the line
+        for mark in line.marks:
+            obstacles += [(x, mark.y.mean) for x in np.linspace(mark.x.low, mark.x.high, 7)]
+            obstacles += [(mark.x.mean, y) for y in np.linspace(mark.y.low, mark.y.high, 7)]
         obstacles += [tuple(np.add(a, t * np.subtract(b, a))) for a, b in pairwise(at) for t in np.linspace(0, 1, 15)]
     place(axes, [*labels, *(numbers if values else [])], np.array(obstacles, dtype=float))
 

@@ -38,17 +38,19 @@ def sources_of(measured: Sequence[Measured]) -> list[Source]:
     ]
 
 
-def drawn_by(study: Study, measured: Sequence[Measured]) -> list[str]:
-    """How the pictures were drawn, beside what the axes set: a line for each way there is."""
+def drawn_by(study: Study, measured: Sequence[Measured]) -> dict[str, list[str]]:
+    """How the pictures were drawn, beside what the axes set; and where that is not one way, by which points."""
     axes = {axis.rpartition(".")[2].removeprefix("num_") for axis in study.axes}
-    ways: dict[str, None] = {}
-    for told in (told for one in measured for told in one.told):
-        parts = []
-        for slot, said in told.get("sampling", {}).items():
-            known = [f"{key} {value}" for key, value in said.items() if value is not None and key not in axes]
-            parts.append(f"{slot}: {', '.join(known)}")
-        ways["; ".join([*parts, f"sampling seed {told['seed']}, {told['drawn']} pictures a point"])] = None
-    return list(ways)
+    ways: dict[str, dict[str, None]] = {}
+    for one in measured:
+        for told in one.told:
+            parts = []
+            for slot, said in told.get("sampling", {}).items():
+                known = [f"{key} {value}" for key, value in said.items() if value is not None and key not in axes]
+                parts.append(f"{slot}: {', '.join(known)}")
+            way = "; ".join([*parts, f"sampling seed {told['seed']}, {told['drawn']} pictures a point"])
+            ways.setdefault(way, {})[one.point.name] = None
+    return {way: list(of) if len(ways) > 1 else [] for way, of in ways.items()}
 
 
 def gaps_of(measured: Sequence[Measured]) -> Iterator[str]:

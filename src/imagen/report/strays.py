@@ -34,9 +34,9 @@ def strays_of(study: Study, points: Sequence[Point]) -> Iterator[str]:
         keys = {name: _differing(own, config) for name, config in configs.items()}
         nearest = min(keys, key=lambda name: len(keys[name]))
         if keys[nearest] and keys[nearest] != ["seed"]:
-            more = f" and {len(keys[nearest]) - MOST} other keys" if len(keys[nearest]) > MOST else ""
+            more = f" and {len(keys[nearest]) - MOST} more" if len(keys[nearest]) > MOST else ""
             said = ", ".join(keys[nearest][:MOST]) + more
-            yield f"{run.path} is of other settings or another version: {said} differs from {nearest}"
+            yield f"{run.path} is of other settings or another version: {said} differ from {nearest}"
 
 
 def _identity(config: dict[str, Any]) -> dict[str, str]:
