@@ -104,6 +104,7 @@ def test_kept_rows_stand_in_for_runs_that_are_elsewhere_and_own_runs_win(sweep):
     assert (folder / "table.csv").read_bytes() == whole
     found = gather(asked(ROOT, *TWO, f"finished={kept}"))
     assert found.missing == []
+    assert found.command.endswith("output_dir=outputs variant=layers_0,layers_6 seed=0,1 finished=kept.csv")
     assert found.strays == ["rows of layers_0-s0 in kept.csv are of the run 00000000-s0, which has other settings"]
     text = kept.read_text().replace("base.guidance.weight", "base.wind")
     Path("other.csv").write_text(text)
@@ -186,6 +187,8 @@ def test_everything_is_written(sweep, capsys):
     assert "<script" not in page
     assert "python -m imagen.report ablation=encoder_size scale=demo" in page
     assert "sentence_encoder MiniLM" in page
+    assert "measured alike" not in page
+    assert read_json(folder / "verdict.json")["made"]["sources"][1]["n"] == "448"
     svg, again = (folder / "figure.svg").read_bytes(), write_report(asked(ROOT, *TWO))
     assert (again / "figure.svg").read_bytes() == svg
     assert "12 rows" in capsys.readouterr().out
@@ -204,6 +207,7 @@ def test_a_metric_that_was_measured_in_two_ways_is_told(sweep):
     page = (write_report(asked(ROOT, *TWO)) / "report.html").read_text()
     assert "of layers_0-s0 alone: it does not compare with the others" in page
     assert "drawn in other ways" not in page
+    assert "Not all points were measured alike (fd_pixel)" in page
 
 
 def test_points_that_were_drawn_in_two_ways_are_told(sweep):
@@ -212,6 +216,7 @@ def test_points_that_were_drawn_in_two_ways_are_told(sweep):
     page = (write_report(asked(ROOT, *TWO)) / "report.html").read_text()
     assert "<strong>layers_6-s1 alone: what was drawn in other ways does not compare</strong>" in page
     assert "steps 8; sampling seed 0, 448 pictures a point" in page
+    assert "Not all points were measured alike (drawing)" in page
 
 
 @pytest.mark.parametrize(

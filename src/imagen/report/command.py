@@ -11,7 +11,7 @@ from imagen.image_grid import save_png
 from imagen.report.figure import save_figure
 from imagen.report.gather import gather
 from imagen.report.page import write_page
-from imagen.report.provenance import gaps_of
+from imagen.report.provenance import gaps_of, made_of
 from imagen.report.sheet import sheets_of
 from imagen.report.table import write_rows
 from imagen.report.tracking import check_mode, log_report
@@ -40,6 +40,7 @@ def write_report(arguments: Sequence[str]) -> Path:
         save_png(sheets[0].picture, folder / "sheet.png")
     else:
         (folder / "sheet.png").unlink(missing_ok=True)
+    made = made_of(study, sweep.measured)
     told = {
         "ablation": study.name,
         "scale": study.scale,
@@ -50,13 +51,14 @@ def write_report(arguments: Sequence[str]) -> Path:
         "rows": len(sweep.rows),
         "missing": [asdict(one) for one in sweep.missing],
         "left_out": sweep.strays,
+        "made": asdict(made),
         "command": sweep.command,
     }
     write_json(folder / "verdict.json", told)
-    write_page(sweep, verdicts, drawn, sheets, unseen, folder / "report.html")
+    write_page(sweep, verdicts, drawn, sheets, unseen, made, folder / "report.html")
     for one in sweep.missing:
         print(f"missing: {one.name}: {one.why}\n  {one.command}")
-    for said in (*sweep.strays, *gaps_of(sweep.measured), *unseen):
+    for said in filter(None, (made.unlike, *sweep.strays, *gaps_of(sweep.measured), *unseen)):
         print(f"note: {said}")
     print(f"{study.claim}? {verdict.sentence}")
     for one in verdicts[1:]:

@@ -57,6 +57,7 @@ def gather(arguments: Sequence[str]) -> Sweep:
     folder = study.folder(points[0].cfg.output_dir)
     finished = Path(own["finished"]) if own.get("finished", "null") != "null" else None
     kept, strays = _kept(study, finished)
+    told = [*others, *([f"finished={finished}"] if finished else [])]
     failed = failures(folder)
     rows: list[Row] = []
     missing: list[Missing] = []
@@ -70,15 +71,15 @@ def gather(arguments: Sequence[str]) -> Sweep:
         elif point_rows := [row for row in kept if identity(row) == (point.variant, point.seed, point.run.path.name)]:
             rows += point_rows
         else:
-            missing.append(why_missing(point, found, failed.get(point.name), _command(sweep, others, point)))
+            missing.append(why_missing(point, found, failed.get(point.name), _command(sweep, told, point)))
     if not rows:
         first = missing[0]
         raise UserError(
             f"{study.full_name} has not one finished point of {len(points)} in {points[0].cfg.output_dir}: "
-            f"{first.name}: {first.why}; start it with `{_command(sweep, others)}`"
+            f"{first.name}: {first.why}; start it with `{_command(sweep, told)}`"
         )
     strays += [*strays_of(study, points), *_unused(kept, rows, finished)]
-    return Sweep(study, folder, rows, measured, missing, strays, seeds, _command(sweep, others), finished, others)
+    return Sweep(study, folder, rows, measured, missing, strays, seeds, _command(sweep, told), finished, others)
 
 
 def read_sweep(

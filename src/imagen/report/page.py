@@ -16,7 +16,7 @@ from imagen.files import atomic_write
 from imagen.report.directions import called
 from imagen.report.gather import Sweep
 from imagen.report.lines import Spread, along, at_of, grouped, spread
-from imagen.report.provenance import drawn_by, gaps_of, sources_of
+from imagen.report.provenance import Made, gaps_of
 from imagen.report.sheet import Sheet
 from imagen.report.table import COST, Row, columns_of, figures_of
 from imagen.report.verdict import UNDECIDED, Verdict
@@ -36,7 +36,13 @@ class Mean:
 
 
 def write_page(
-    sweep: Sweep, verdicts: Sequence[Verdict], drawn: str, sheets: Sequence[Sheet], unseen: Sequence[str], path: Path
+    sweep: Sweep,
+    verdicts: Sequence[Verdict],
+    drawn: str,
+    sheets: Sequence[Sheet],
+    unseen: Sequence[str],
+    made: Made,
+    path: Path,
 ) -> None:
     """Write the page; ``drawn`` says what figure.svg beside it shows, ``unseen`` which pictures cannot be shown.
 
@@ -60,8 +66,7 @@ def write_page(
         columns=columns_of(study, sweep.rows),
         sheets=sheets,
         seeds=sorted({row["seed"] for row in sweep.rows}),
-        sources=sources_of(sweep.measured),
-        ways=drawn_by(study, sweep.measured),
+        made=made,
         gaps=[*gaps_of(sweep.measured), *unseen],
         again=sweep.command.replace("train.py -m", "-m imagen.report"),
     )

@@ -19,6 +19,26 @@ class Source:
     of: list[str]
 
 
+@dataclass(frozen=True)
+class Made:
+    """How a sweep's figures were made: ``ways`` of drawing with the points of each, where there are several."""
+
+    sources: list[Source]
+    ways: dict[str, list[str]]
+
+    @property
+    def unlike(self) -> str:
+        """What not all points have in common, in one sentence; '' where they compare."""
+        kinds = dict.fromkeys(source.metric for source in self.sources if source.of)
+        if len(self.ways) > 1:
+            kinds["drawing"] = None
+        return f"not all points were measured alike ({', '.join(kinds)}), and do not compare" if kinds else ""
+
+
+def made_of(study: Study, measured: Sequence[Measured]) -> Made:
+    return Made(sources_of(measured), drawn_by(study, measured))
+
+
 def sources_of(measured: Sequence[Measured]) -> list[Source]:
     """One for each metric; several where points were measured in other ways, which then do not compare."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
