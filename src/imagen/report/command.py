@@ -63,7 +63,8 @@ def write_report(arguments: Sequence[str]) -> Path:
     print(f"{study.claim}? {verdict.sentence}")
     for one in verdicts[1:]:
         print(f"held-out loss {one.sentence}")
-    print(f"{len(sweep.rows)} rows; {folder}/report.html, table.csv, figure.png, sheet.png, verdict.json")
+    there = [name for name in ("table.csv", "figure.png", "sheet.png", "verdict.json") if (folder / name).is_file()]
+    print(f"{len(sweep.rows)} rows; {folder}/report.html, {', '.join(there)}")
     if wandb != "null":
         log_report(sweep, verdicts, folder, wandb)
     return folder
