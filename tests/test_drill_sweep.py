@@ -1,0 +1,73 @@
+"""A real sweep, whole; killed in the middle and started again; by two workers at once: one table each time."""
+
+import csv
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from processes import ROOT, running
+
+pytestmark = pytest.mark.drill
+
+PROMPTS = ",".join(f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in ("apple", "heart", "car"))
+MEASURE = f'measure=["prompts=[{PROMPTS}]","metric=[fd_pixel,heldout_loss]"]'
+SMALL = ["network.width=16", "max_steps=12", "validate_every_n_steps=12", "trainer.precision=32-true", MEASURE]
+NOT_THE_SAME = {"seconds", "seconds_per_step"}
+"""Columns that say how long something took."""
+
+
+def sweep(data: Path, folder: Path) -> list[str]:
+    asked = ["ablation=text_layernorm", "scale=demo"]
+    return ["train.py", "-m", *asked, *SMALL, f"data.root={data}", f"output_dir={folder}"]
+
+
+def rows_of(data: Path, folder: Path) -> list[dict[str, str]]:
+    """The report's rows, less what is of the moment."""
+    command = ["-m", "imagen.report", *sweep(data, folder)[2:]]
+    log = folder / "report.log"
+    with running(command, ROOT, log) as process:
+        assert process.wait(300) == 0, log.read_text()
+    with (folder / "ablations" / "text_layernorm-demo" / "table.csv").open() as file:
+        return [{key: row[key] for key in row if key not in NOT_THE_SAME} for row in csv.DictReader(file)]
+
+
+def wait_for(log: Path, said: str, seconds: float = 300) -> None:
+    until = time.monotonic() + seconds
+    while said not in (log.read_text() if log.exists() else ""):
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.05)
+
+
+def test_killed_or_shared_a_sweep_ends_with_the_table_of_an_unbroken_one(tmp_path):
+    data = tmp_path / "openmoji"
+    logs = {name: tmp_path / f"{name}.log" for name in ("whole", "killed", "again", "first", "second")}
+
+    with running(sweep(data, tmp_path / "one"), ROOT, logs["whole"]) as process:
+        assert process.wait(600) == 0, logs["whole"].read_text()
+    whole = rows_of(data, tmp_path / "one")
+    assert len(whole) == 2 * 3
+    assert all(float(row["heldout_loss"]) > 0 for row in whole)
+
+    with running(sweep(data, tmp_path / "two"), ROOT, logs["killed"]) as process:
+        wait_for(logs["killed"], "#1 :")  # the second point has begun
+        wait_for(logs["killed"], "training:")
+        os.killpg(process.pid, signal.SIGKILL)
+    half = rows_of(data, tmp_path / "two")
+    assert [row for row in whole if row["variant"] == "with_norm"] == half
+    with running(sweep(data, tmp_path / "two"), ROOT, logs["again"]) as process:
+        assert process.wait(600) == 0, logs["again"].read_text()
+    assert rows_of(data, tmp_path / "two") == whole
+
+    with (
+        running(sweep(data, tmp_path / "three"), ROOT, logs["first"]) as first,
+        running(sweep(data, tmp_path / "three"), ROOT, logs["second"]) as second,
+    ):
+        assert [first.wait(600), second.wait(600)] == [0, 0], logs["first"].read_text() + logs["second"].read_text()
+    trained = re.findall(
+        r"^finished (\S+) at step", logs["first"].read_text() + logs["second"].read_text(), re.MULTILINE
+    )
+    assert len(trained) == len(set(trained)) == 2, "no point by both"
+    assert rows_of(data, tmp_path / "three") == whole
