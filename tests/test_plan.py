@@ -15,12 +15,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from imagen import build, recompute
+from imagen.activations import FusedAttention
 from imagen.cli import CONF, compose
 from imagen.data.tokens import dump_tokens
 from imagen.errors import UserError
 from imagen.network.layers import layers_of
 from imagen.plan.__main__ import BEGIN, END, SCALING, assume, main, plan, split
-from imagen.plan.counts import Counts, _FusedAttention, count
+from imagen.plan.counts import Counts, count
 from imagen.plan.estimate import GPU, RECOMPUTE, WAYS, Run, Way, describe, estimate, network_bytes, state_bytes
 from imagen.plan.measured import utilisation
 from imagen.summary import example
@@ -170,7 +171,7 @@ def test_recomputing_keeps_what_torch_keeps_when_all_blocks_but_one_are_checkpoi
     for whole in blocks:  # noqa: B007  which forward() reads
         kept.clear()
         caches.clear()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), FusedAttention():
             network(*inputs)
         for cached in tree_leaves(caches):
             if hasattr(cached, "val"):  # else it is not cached

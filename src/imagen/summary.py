@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagen import build
+from imagen.activations import Activations, width_of
 from imagen.cli import compose, one_sentence
 from imagen.errors import UserError
 from imagen.types import Conditioning, TextEmbedding
@@ -73,21 +74,10 @@ def _training_flops(network: nn.Module, inputs: tuple[Any, ...]) -> int:
 
 
 def _activation_bytes(cfg: DictConfig, network: nn.Module, inputs: tuple[Any, ...]) -> int:
-    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    kept: dict[int, int] = {}
-    holding: list[Tensor] = []  # so that no storage is freed and its address given to the next
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
-            holding.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    activations = Activations(network)
+    with activations:
         network(*inputs)
-    # the meta device knows no autocast; under it nearly all that is kept is half as wide
-    return sum(kept.values()) // (2 if str(cfg.trainer.precision).startswith("bf16") else 1)
+    return activations.kept_bytes()["none"] // width_of(cfg)
 
 
 def _optimizer_bytes(cfg: DictConfig, network: nn.Module) -> int:
