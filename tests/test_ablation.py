@@ -87,8 +87,8 @@ def test_a_study_is_a_multirun_over_variants_and_seeds(tmp_path):
     points = points_of(study, ["variant=mean_pooling,cross_attention", "seed=0,1", f"output_dir={tmp_path}"])
     assert [point.name for point in points] == [
         "mean_pooling-s0",
-        "mean_pooling-s1",
         "cross_attention-s0",
+        "mean_pooling-s1",
         "cross_attention-s1",
     ]
     assert points[0].cfg.network.text_resolutions == []

@@ -42,8 +42,8 @@ def test_an_ablation_becomes_its_multirun(tmp_path, commands):
     assert expanded(*STUDY, "seeds=2", f"output_dir={tmp_path}", "hydra/launcher=local") == [
         "-m",
         "experiment=lab_base16",
-        "variant=with_norm,without",
         "seed=0,1",
+        "variant=with_norm,without",
         f"output_dir={tmp_path}",
         "hydra/launcher=local",
         "sweep=text_layernorm-demo",

@@ -112,15 +112,15 @@ def points_of(study: Study, arguments: Sequence[str]) -> list[Point]:
         raise UserError(
             f"variant={sorted(unknown)[0]} is none of ablation={study.name}: it has {', '.join(study.variants)}"
         )
-    return [study.point(variant, int(seed), rest) for variant in swept["variant"] for seed in swept["seed"]]
+    return [study.point(variant, int(seed), rest) for seed in swept["seed"] for variant in swept["variant"]]
 
 
 def overrides_of(study: Study, seeds: int, own: Sequence[str]) -> list[str]:
     """The overrides that the ablation stands for, less those that the command line sets itself."""
     ours = {
         "experiment": study.experiment,
+        "seed": ",".join(map(str, range(seeds))),  # the slower, so that half a sweep has all variants
         "variant": ",".join(study.variants),
-        "seed": ",".join(map(str, range(seeds))),
     }
     there = {_key(argument) for argument in own}
     return [f"{key}={value}" for key, value in ours.items() if key not in there]
