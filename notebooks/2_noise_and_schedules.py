@@ -80,8 +80,7 @@ RECIPE = [
     "network.attention_resolutions=[16,8]",  # attention at the full size too
     "text_pooling=none",  # all text comes by attention, word by word
     "batch_size=16",
-    "optimizer.lr=5e-3",
-    "lr_scheduler=cosine",
+    "optimizer.lr=4e-3",
     "max_steps=300",
 ]
 run = train(compose("train", [*RECIPE, "output_dir=outputs", "callback=[progress,checkpoint]"]))

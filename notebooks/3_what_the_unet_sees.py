@@ -38,8 +38,7 @@ RECIPE = [
     "network.attention_resolutions=[16,8]",  # attention at the full size too
     "text_pooling=none",  # all text comes by attention, word by word
     "batch_size=16",
-    "optimizer.lr=5e-3",
-    "lr_scheduler=cosine",
+    "optimizer.lr=4e-3",
     "max_steps=300",
 ]
 cfg = compose("train", [*RECIPE, "output_dir=outputs", "callback=[progress,checkpoint]"])
@@ -104,8 +103,9 @@ for name, output in seen.items():
 #
 # ## Channels as pictures
 #
-# The first eight channels after the first, the middle and the last layer. Early ones are edges and colours, still
-# noisy; late ones are flat areas.
+# The first eight channels after the first, the middle and the last layer. The first are filters of what is given. In
+# the middle, at 8 x 8 places, shape and ground are apart. The last are noisy again: this network predicts `v`, a
+# mixture of picture and noise, so both must be there.
 
 # %%
 shown = {"conv_in": "first", "middle.0": "middle", list(seen)[-2]: "last"}
@@ -156,6 +156,14 @@ for name, weights in maps.items():
     share = weights[..., -len(WORDS) :].sum(3).mean()
     print(f"{name:20} {weights.shape[1]} head(s), {side:2} x {side:2} places, {share:4.0%} of it on words")
 
+figure, panel = plt.subplots(figsize=(8, 3.2), layout="constrained")
+shares = [weights[..., -len(WORDS) :].mean((0, 1, 2)) for weights in maps.values()]
+figure.colorbar(panel.imshow(shares, cmap="magma", aspect="auto"))
+panel.set_xticks(range(len(WORDS)), WORDS)
+panel.set_yticks(range(len(maps)), list(maps))
+panel.set_title("mean share of each word, layer by layer")
+plt.show()
+
 
 # %% [markdown]
 # ## Where each word is read
@@ -165,6 +173,9 @@ for name, weights in maps.items():
 
 
 # %%
+SHOWN = [-4.0, -1.0, 2.0, 5.0]  # log-SNRs
+
+
 def word_maps(name):
     """Of one layer, how much each place reads each word: [words, side, side]."""
     on_words = attention_weights(**caught[name])[0].sum(0)[:, -len(WORDS) :]
@@ -191,13 +202,14 @@ def draw_maps(name, levels):
 
 fine = [name for name, weights in maps.items() if weights.shape[2] == 256]
 chosen = max(fine, key=lambda name: maps[name][..., -len(WORDS) :].sum())
-draw_maps(chosen, [-4.0, -1.0, 2.0, 5.0])
+draw_maps(chosen, SHOWN)
 plt.show()
 
 # %% [markdown]
-# Words that say nothing of the picture (*a*, *on*) have flat maps; the words for colours and shapes have maps
-# with the outline of what they name, once there is an outline to be seen. At log-SNR −4 the picture shows nothing
-# yet, and the maps have no shape.
+# A word is read where it belongs: the colour of the ground outside the outline, that of the shape within. Each layer has
+# taken up words of its own, as the table above says, so look at the others too. At log-SNR −4 there is no outline yet;
+# the word is read nearly everywhere, and the maps follow the blurred guess. And near the clean end the words that mean
+# nothing are read as well, since by then it hardly matters what is read.
 #
 # A map says where a word is *read*, which is less than what it *does*: its value may be of no use to the next
 # layer. The proof of the latter is to take the word away.

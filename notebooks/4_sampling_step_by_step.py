@@ -15,7 +15,6 @@
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
-import torch
 
 from imagen import build
 from imagen.cli import compose
@@ -33,13 +32,14 @@ RECIPE = [
     "network.attention_resolutions=[16,8]",  # attention at the full size too
     "text_pooling=none",  # all text comes by attention, word by word
     "batch_size=16",
-    "optimizer.lr=5e-3",
-    "lr_scheduler=cosine",
+    "optimizer.lr=4e-3",
     "max_steps=300",
 ]
 OURS = ["output_dir=outputs", "callback=[progress,checkpoint]"]
 base_cfg = compose("train", [*RECIPE, *OURS])
-sr_cfg = compose("train", ["experiment=toy_sr32", "parameterization=v", "batch_size=16", "max_steps=200", *OURS])
+sr_cfg = compose(
+    "train", ["experiment=toy_sr32", "parameterization=v", "batch_size=16", "optimizer.lr=4e-3", "max_steps=150", *OURS]
+)
 base, sr = (build.load_stage(read_weights(train(cfg).path), cfg.name) for cfg in (base_cfg, sr_cfg))
 encoder = build.build_encoder(base_cfg)
 
@@ -109,7 +109,7 @@ plt.show()
 # DDPM adds new noise at every step, and needs more of them.
 
 # %%
-COUNTS = (1, 2, 4, 8, 16, 64)
+COUNTS = (1, 2, 4, 8, 16, 32)
 figure, panels = plt.subplots(2, len(COUNTS), figsize=(12, 4.4), layout="constrained")
 for row, name, sampler in zip(panels, ("DDIM", "DDPM"), (DDIM, DDPM), strict=True):
     for panel, count in zip(row, COUNTS, strict=True):
@@ -162,6 +162,9 @@ plt.show()
 
 
 # %%
+KINDS = {"none": NoThreshold(), "static": StaticThreshold(), "dynamic": DynamicThreshold(percentile=0.995, cap=None)}
+
+
 class Noted(Threshold):
     """A threshold that also keeps the size of what it is given."""
 
@@ -177,12 +180,11 @@ class Noted(Threshold):
         return self.inner(noting)
 
 
-KINDS = {"none": NoThreshold(), "static": StaticThreshold(), "dynamic": DynamicThreshold(percentile=0.995, cap=None)}
 figure, panels = plt.subplots(1, 3, figsize=(12, 3), layout="constrained", sharey=True)
 for panel, (name, kind) in zip(panels, KINDS.items(), strict=True):
     for weight in (1.0, 4.0, 16.0):
         noted = Noted(kind)
-        walk(replace(guided(weight, noted), sampler=DDIM(num_steps=32, eta=0.0)))
+        walk(replace(guided(weight, noted), sampler=DDIM(num_steps=16, eta=0.0)))
         panel.semilogy(noted.sizes, label=f"weight {weight:g}")
     panel.axhline(1, color="grey", linewidth=0.8)
     panel.set(title=f"threshold: {name}", xlabel="step")
@@ -206,7 +208,7 @@ plt.show()
 # is told how much (paper, section 2.4 and appendix D.2). At sampling the level is ours to choose: 0 says *it is
 # all true*, more says *take only the gist*.
 #
-# Here the truth is known: real pictures, made small, then blotched to play an imperfect base stage.
+# Here the truth is known: real pictures, made small, then speckled to play an imperfect base stage.
 
 # %%
 data = build.build_data(sr_cfg)
@@ -214,8 +216,9 @@ data.setup("fit")
 batch = next(iter(data.val_dataloader()))
 truth = to_float(batch.image)
 clean = downsample(truth, 2)
-blotches = normal_from([generator_of("blotches", i) for i in range(len(clean))], (3, 4, 4))
-blotched = clean + 0.4 * torch.nn.functional.interpolate(blotches, size=16, mode="bicubic")
+SPECKLE = 0.3  # standard deviation; pictures are in [-1, 1]
+speckles = normal_from([generator_of("speckles", i) for i in range(len(clean))], (3, 16, 16))
+speckled = clean + SPECKLE * speckles
 
 
 def enlarge(given, level):
@@ -230,9 +233,9 @@ LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4)
 figure, panels = plt.subplots(4, 1 + len(LEVELS), figsize=(10, 7), layout="constrained")
 for pair, example in zip((panels[:2], panels[2:]), (0, 2), strict=True):
     show(pair[0, 0], truth[example], "truth")
-    show(pair[1, 0], blotched[example], "as the base stage drew it")
+    show(pair[1, 0], speckled[example], "faulty, 16 px")
     for column, level in zip(pair[:, 1:].T, LEVELS, strict=True):
-        told, drawn = enlarge(blotched, level)
+        told, drawn = enlarge(speckled, level)
         show(column[0], told[example], f"told, level {level:g}")
         show(column[1], drawn[example], "drawn")
 plt.show()
@@ -242,7 +245,7 @@ plt.show()
 
 # %%
 figure, panel = plt.subplots(figsize=(6, 3), layout="constrained")
-for name, given in {"blotched": blotched, "perfect": clean}.items():
+for name, given in {"speckled": speckled, "perfect": clean}.items():
     errors = [(enlarge(given, level)[1] - truth).square().mean().sqrt().item() for level in LEVELS]
     panel.plot(LEVELS, errors, marker="o", label=f"{name} pictures")
 panel.set(xlabel="augmentation level at sampling", ylabel="root mean squared error", ylim=(0, None))
@@ -259,7 +262,7 @@ plt.show()
 # - `walk(replace(base, spacing=...))`: other grids ([docs/sampling.md](../docs/sampling.md)).
 # - Other guidances in `imagen.guidance`: one for a part of the way alone (`interval`), one that needs no
 #   threshold (`rescale`).
-# - Blotches of 0.1 or 0.8: does the best level move as you would think?
+# - `SPECKLE = 0.1`, or 0.6: does the best level move as you would think?
 # - The same for the demo's stages: `build.load_cascade([...])` takes run folders, and its `stages` are what
 #   `base` and `sr` are here.
 # - Next: [5, compare runs](5_compare_runs.ipynb).

@@ -53,14 +53,22 @@ SHAPES = ["experiment=toy", "data=webdataset", "data.root=outputs/shapes16", "da
 # %% [markdown]
 # ## Four runs to compare
 #
-# What the network is asked to predict, `v` or the noise `epsilon`. The training is otherwise the same, to the
-# bit: pictures, noise and levels of every step are a function of the seed.
+# What the network is asked to predict, `v` or the noise `epsilon`, with the error of epsilon as the loss of both. The
+# training is otherwise the same, to the bit: pictures, noise and levels of every step are a function of the seed.
 
 # %%
 VARIANTS = {"v": ["parameterization=v"], "epsilon": ["parameterization=epsilon"]}
 SEEDS = (0, 1)
 EVERY = ["trainer.log_every_n_steps=5", "validate_every_n_steps=20", "callback.sample_grid.every_n_steps=50"]
-COMMON = [*SHAPES, "name=compared", "output_dir=outputs", "max_steps=100", "callback.sample_grid.num_prompts=6", *EVERY]
+COMMON = [
+    *SHAPES,
+    "weighting=uniform",
+    "name=compared",
+    "output_dir=outputs",
+    "max_steps=100",
+    "callback.sample_grid.num_prompts=6",
+    *EVERY,
+]
 
 for overrides in VARIANTS.values():
     for seed in SEEDS:
@@ -83,6 +91,9 @@ for path in sorted(runs[0].iterdir()):
 
 
 # %%
+written = {run: yaml.safe_load((run / "config.yaml").read_text()) for run in runs}
+
+
 def flat(node, prefix=""):
     """{'optimizer': {'lr': 1}} -> {'optimizer.lr': 1}"""
     if not isinstance(node, dict):
@@ -91,7 +102,7 @@ def flat(node, prefix=""):
     return {key: value for child in children for key, value in child.items()}
 
 
-configs = {run: flat(yaml.safe_load((run / "config.yaml").read_text())) for run in runs}
+configs = {run: flat(config) for run, config in written.items()}
 keys = {key for config in configs.values() for key in config}
 differing = sorted(key for key in keys if len({str(config.get(key)) for config in configs.values()}) > 1)
 for key in differing:
@@ -123,7 +134,7 @@ for panel, name in zip(panels, ("train/loss", "val/loss"), strict=True):
         curves = [metrics[run][name] for run in runs if variant[run] == which]
         steps = list(curves[0])
         values = np.array([list(curve.values()) for curve in curves])
-        panel.plot(steps, values.mean(0), color=colour, label=which)
+        panel.semilogy(steps, values.mean(0), color=colour, label=which)
         panel.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
     panel.set(xlabel="step", title=name)
 panels[0].legend()
@@ -169,7 +180,13 @@ plt.show()
 # browser, and what is there is not measured again.
 
 # %%
-ASKED = ["metric=[fd_pixel,heldout_loss]", "base_weights=[1,3]", "num_measured=64"]
+ASKED = [
+    "metric=[fd_pixel,heldout_loss]",
+    "base_weights=[1,3]",
+    "num_measured=64",
+    "num_train_prompts=4",
+    "num_heldout_prompts=4",
+]
 measured = [(run, point) for run in runs for point in measure([run], run / "evaluation", ASKED)]
 rows = [
     {
@@ -212,12 +229,11 @@ plt.show()
 losses = {run: np.load(next((run / "evaluation").glob("*/values.npz")))["heldout_loss"] for run in runs}
 for seed in SEEDS:
     pair = {variant[run]: losses[run] for run in runs if run.name.endswith(f"-s{seed}")}
-    first, second = pair.values()
+    first, second = pair["Epsilon"], pair["V"]
     difference = (first - second)[np.isfinite(first - second)]
     apart = math.sqrt(first.var() / len(first) + second.var() / len(second))
     paired = difference.std() / math.sqrt(len(difference))
-    name = " - ".join(pair)
-    print(f"seed {seed}: {name} = {difference.mean():+.4f} ± {paired:.4f} in pairs, ± {apart:.4f} if unpaired")
+    print(f"seed {seed}: Epsilon - V = {difference.mean():+.4f} ± {paired:.4f} in pairs, ± {apart:.4f} if unpaired")
 
 # %% [markdown]
 # This says that these two *networks* differ on such pictures. Whether the *settings* do takes more seeds: two

@@ -19,7 +19,6 @@ from imagen import build
 from imagen.cli import compose
 from imagen.ema import export, gamma_of, reconstruct
 from imagen.ema.posthoc import coefficients, snapshots_of
-from imagen.image_grid import image_grid
 from imagen.randomness import TrainingAddress
 from imagen.training import train
 
@@ -140,25 +139,11 @@ plt.show()
 #
 # ## An export of the best
 #
-# `python -m imagen.ema RUN sigma_rel=0.12` writes the average as a file that `sample.py` takes as a stage; the
-# same from Python, and what the shortest and the best average draw from the same noise:
+# `python -m imagen.ema RUN sigma_rel=0.12` writes the average as a file that `sample.py` takes as a stage; the same
+# from Python:
 
 # %%
-PROMPTS = [
-    "a red circle on a blue background",
-    "a green cross on a white background",
-    "a yellow triangle on a purple background",
-]
-exports = {length: export(run.path, length) for length in (LENGTHS[0], best)}
-rows = [
-    list(build.load_cascade([path]).sample(PROMPTS, seed=1, progress=False).final[:, 0]) for path in exports.values()
-]
-
-figure, panel = plt.subplots(figsize=(7, 4.6), layout="constrained")
-panel.imshow(image_grid(rows, PROMPTS, [f"sigma_rel {length:.2f}" for length in exports]))
-panel.axis("off")
-print(*[path.name for path in exports.values()], sep="\n")
-plt.show()
+print(export(run.path, best))
 
 # %% [markdown]
 # ## To try next
