@@ -53,7 +53,10 @@ def gather(arguments: Sequence[str]) -> Sweep:
         raise UserError("a report is of an ablation: give ablation=..., scale=... and seeds=... as the sweep had them")
     study, seeds = study_of(asked), seeds_of(asked)
     others = [argument for argument in arguments if argument.partition("=")[0] not in (*OURS, *OWN)]
-    points = points_of(study, [*overrides_of(study, seeds, others), *others])
+    order = list(study.variants)  # of the table; that of the sweep goes through the seeds first
+    points = sorted(
+        points_of(study, [*overrides_of(study, seeds, others), *others]), key=lambda point: order.index(point.variant)
+    )
     folder = study.folder(points[0].cfg.output_dir)
     finished = Path(own["finished"]) if own.get("finished", "null") != "null" else None
     kept, strays = _kept(study, finished)
