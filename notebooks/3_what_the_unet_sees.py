@@ -164,13 +164,11 @@ panel.set_yticks(range(len(maps)), list(maps))
 panel.set_title("mean share of each word, layer by layer")
 plt.show()
 
-
 # %% [markdown]
 # ## Where each word is read
 #
 # One map a word, of the layer that looks at words most, summed over its heads; bright where the word is read.
 # Left of them is what the network was given and what it makes of it.
-
 
 # %%
 SHOWN = [-4.0, -1.0, 2.0, 5.0]  # log-SNRs
@@ -206,10 +204,10 @@ draw_maps(chosen, SHOWN)
 plt.show()
 
 # %% [markdown]
-# A word is read where it belongs: the colour of the ground outside the outline, that of the shape within. Each layer has
-# taken up words of its own, as the table above says, so look at the others too. At log-SNR −4 there is no outline yet;
-# the word is read nearly everywhere, and the maps follow the blurred guess. And near the clean end the words that mean
-# nothing are read as well, since by then it hardly matters what is read.
+# A word is read where it belongs: the colour of the ground outside the outline, that of the shape within. Each layer
+# has taken up words of its own, as the table above says, so look at the others too. At log-SNR −4 there is no outline
+# yet; the word is read nearly everywhere, and the maps follow the blurred guess. And near the clean end the words that
+# mean nothing are read as well, since by then it hardly matters what is read.
 #
 # A map says where a word is *read*, which is less than what it *does*: its value may be of no use to the next
 # layer. The proof of the latter is to take the word away.

@@ -15,6 +15,7 @@
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
+import torch
 
 from imagen import build
 from imagen.cli import compose
@@ -37,9 +38,8 @@ RECIPE = [
 ]
 OURS = ["output_dir=outputs", "callback=[progress,checkpoint]"]
 base_cfg = compose("train", [*RECIPE, *OURS])
-sr_cfg = compose(
-    "train", ["experiment=toy_sr32", "parameterization=v", "batch_size=16", "optimizer.lr=4e-3", "max_steps=150", *OURS]
-)
+SR_RECIPE = ["parameterization=v", "network.input_skip=true", "batch_size=16", "optimizer.lr=4e-3", "max_steps=150"]
+sr_cfg = compose("train", ["experiment=toy_sr32", *SR_RECIPE, *OURS])
 base, sr = (build.load_stage(read_weights(train(cfg).path), cfg.name) for cfg in (base_cfg, sr_cfg))
 encoder = build.build_encoder(base_cfg)
 
@@ -145,7 +145,6 @@ def sheet(stages, names, **settings):
 sheet([guided(weight, NoThreshold()) for weight in WEIGHTS], [f"weight {weight:g}" for weight in WEIGHTS])
 plt.show()
 
-
 # %% [markdown]
 # Up to 4 the pictures follow the words ever more clearly; beyond, colours burn out and shapes dissolve. The
 # paper's explanation (section 2.3): pictures live in [-1, 1], and so did everything that the network saw in
@@ -159,7 +158,6 @@ plt.show()
 # to the border.
 #
 # How far out does the prediction go? We note s before the threshold acts.
-
 
 # %%
 KINDS = {"none": NoThreshold(), "static": StaticThreshold(), "dynamic": DynamicThreshold(percentile=0.995, cap=None)}
@@ -216,7 +214,7 @@ data.setup("fit")
 batch = next(iter(data.val_dataloader()))
 truth = to_float(batch.image)
 clean = downsample(truth, 2)
-SPECKLE = 0.3  # standard deviation; pictures are in [-1, 1]
+SPECKLE = 0.5  # standard deviation; pictures are in [-1, 1]
 speckles = normal_from([generator_of("speckles", i) for i in range(len(clean))], (3, 16, 16))
 speckled = clean + SPECKLE * speckles
 
@@ -230,39 +228,49 @@ def enlarge(given, level):
 
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4)
+given = {"speckled": speckled, "perfect": clean}
+enlarged = {(name, level): enlarge(pictures, level) for name, pictures in given.items() for level in LEVELS}
+
 figure, panels = plt.subplots(4, 1 + len(LEVELS), figsize=(10, 7), layout="constrained")
 for pair, example in zip((panels[:2], panels[2:]), (0, 2), strict=True):
     show(pair[0, 0], truth[example], "truth")
     show(pair[1, 0], speckled[example], "faulty, 16 px")
     for column, level in zip(pair[:, 1:].T, LEVELS, strict=True):
-        told, drawn = enlarge(speckled, level)
+        told, drawn = enlarged["speckled", level]
         show(column[0], told[example], f"told, level {level:g}")
         show(column[1], drawn[example], "drawn")
 plt.show()
 
 # %% [markdown]
-# Error to the truth along the level, when what is given is perfect, and when it is not:
+# The error to the truth along the level, when what is given is perfect, and when it is not; and the difference of the
+# two, which is what the faults cost.
 
 # %%
-figure, panel = plt.subplots(figsize=(6, 3), layout="constrained")
-for name, given in {"speckled": speckled, "perfect": clean}.items():
-    errors = [(enlarge(given, level)[1] - truth).square().mean().sqrt().item() for level in LEVELS]
-    panel.plot(LEVELS, errors, marker="o", label=f"{name} pictures")
-panel.set(xlabel="augmentation level at sampling", ylabel="root mean squared error", ylim=(0, None))
-panel.legend()
+errors = {
+    name: torch.tensor([(enlarged[name, level][1] - truth).square().mean().sqrt() for level in LEVELS])
+    for name in given
+}
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3), layout="constrained")
+for name, values in errors.items():
+    left.plot(LEVELS, values, marker="o", label=f"{name} pictures")
+left.set(xlabel="augmentation level at sampling", title="root mean squared error", ylim=(0, None))
+left.legend()
+right.plot(LEVELS, errors["speckled"] - errors["perfect"], marker="o", color="C2")
+right.set(xlabel="augmentation level at sampling", title="what the faults cost", ylim=(0, None))
 plt.show()
 
 # %% [markdown]
-# For perfect pictures every noise is a loss; for faulty ones some noise hides the faults, and too much hides the
-# picture. Where the best level lies depends on how good the stage before is: `ablation=augmentation_level` asks
-# just this.
+# The higher the level, the less the faults cost, for the stage believes less of what it is given. But the noise hides
+# the picture as well, and that costs more and more. Which of the two weighs more depends on how faulty the stage
+# before is, and how good this one. The paper draws best without noise at sampling, once training has had it (figure
+# A.11a), and so does this toy; `ablation=augmentation_level` asks it of yours.
 #
 # ## To try next
 #
 # - `walk(replace(base, spacing=...))`: other grids ([docs/sampling.md](../docs/sampling.md)).
 # - Other guidances in `imagen.guidance`: one for a part of the way alone (`interval`), one that needs no
 #   threshold (`rescale`).
-# - `SPECKLE = 0.1`, or 0.6: does the best level move as you would think?
+# - `SPECKLE = 1.0`: does the best level move as you would think?
 # - The same for the demo's stages: `build.load_cascade([...])` takes run folders, and its `stages` are what
 #   `base` and `sr` are here.
 # - Next: [5, compare runs](5_compare_runs.ipynb).

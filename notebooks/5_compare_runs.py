@@ -83,12 +83,10 @@ runs = sorted(path.parent for path in Path("outputs/compared").glob("*/done.json
 for path in sorted(runs[0].iterdir()):
     print(path.name)
 
-
 # %% [markdown]
 # ## What differs
 #
 # `config.yaml` has every key as it was used, defaults too. Flattened, the runs' configs are compared key by key.
-
 
 # %%
 written = {run: yaml.safe_load((run / "config.yaml").read_text()) for run in runs}
