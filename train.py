@@ -10,15 +10,14 @@ from imagen.cli import main
 
 
 @main("train", around=as_asked)
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> float | None:
     if cfg.sweep is None:
         from imagen.training import train  # here, so that --help answers before torch is loaded
 
-        train(cfg)
-    else:
-        from imagen.ablation.run import run_point
+        return train(cfg).last("val/loss")  # what a search goes by
+    from imagen.ablation.run import run_point
 
-        run_point(cfg)
+    return run_point(cfg)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from processes import ROOT, running
+
+from imagen.runs import RunFolder
 
 pytestmark = pytest.mark.drill
 
@@ -39,6 +42,17 @@ def wait_for(log: Path, said: str, seconds: float = 300) -> None:
     while said not in (log.read_text() if log.exists() else ""):
         assert time.monotonic() < until, log.read_text()
         time.sleep(0.05)
+
+
+def test_a_search_goes_by_the_loss_on_held_out_pictures(tmp_path):
+    small = ["experiment=toy", "max_steps=10", "validate_every_n_steps=10", f"output_dir={tmp_path}/runs"]
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=choice(1e-6,1e-2)"]
+    log = tmp_path / "search.log"
+    with running(["train.py", "-m", *search, *small, f"hydra.sweep.dir={tmp_path}"], ROOT, log) as process:
+        assert process.wait(300) == 0, log.read_text()
+    best = OmegaConf.load(tmp_path / "optimization_results.yaml")
+    last = [RunFolder(path.parent).last("val/loss") for path in (tmp_path / "runs").rglob("done.json")]
+    assert best["best_value"] == min(value for value in last if value is not None)
 
 
 def test_killed_or_shared_a_sweep_ends_with_the_table_of_an_unbroken_one(tmp_path):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -168,18 +169,18 @@ for _resolver in (about, keys_of, options_of):  # conf/hydra/here.yaml asks for 
 
 def main(
     config_name: str, around: Callable[[list[str]], AbstractContextManager[list[str]]] = nullcontext
-) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorate a script's ``task(cfg)``: like ``hydra.main``, but a user's mistake ends in one sentence and status 1.
 
-    ``around`` takes the command line's arguments and gives those that are composed; it may do something before and
-    after.
+    What the task returns is what a search of Hydra's sweepers minimises. ``around`` takes the command line's arguments
+    and gives those that are composed; it may do something before and after.
     """
 
-    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
-        def guarded(cfg: DictConfig) -> None:
+        def guarded(cfg: DictConfig) -> Any:
             with one_sentence(config_name):  # in here, since Hydra adds lines of its own to what a task raises
-                task(checked(cfg, config_name))
+                return task(checked(cfg, config_name))
 
         def script() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception over instead of printing it

@@ -92,6 +92,11 @@ class RunFolder:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    def last(self, name: str) -> float | None:
+        """The value that a number of this name had last; None if none was ever logged."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.is_file() else []
+        return next((row["value"] for row in map(json.loads, reversed(lines)) if row["name"] == name), None)
+
     @property
     def samples(self) -> Path:
         return self.path / "samples"
