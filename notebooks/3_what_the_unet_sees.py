@@ -39,7 +39,7 @@ RECIPE = [
     "text_pooling=none",  # all text comes by attention, word by word
     "batch_size=16",
     "optimizer.lr=4e-3",
-    "max_steps=300",
+    "max_steps=260",
 ]
 cfg = compose("train", [*RECIPE, "output_dir=outputs", "callback=[progress,checkpoint]"])
 run = train(cfg)

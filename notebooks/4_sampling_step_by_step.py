@@ -34,11 +34,11 @@ RECIPE = [
     "text_pooling=none",  # all text comes by attention, word by word
     "batch_size=16",
     "optimizer.lr=4e-3",
-    "max_steps=300",
+    "max_steps=260",
 ]
 OURS = ["output_dir=outputs", "callback=[progress,checkpoint]"]
 base_cfg = compose("train", [*RECIPE, *OURS])
-SR_RECIPE = ["parameterization=v", "network.input_skip=true", "batch_size=16", "optimizer.lr=4e-3", "max_steps=150"]
+SR_RECIPE = ["parameterization=v", "network.input_skip=true", "batch_size=16", "optimizer.lr=4e-3", "max_steps=100"]
 sr_cfg = compose("train", ["experiment=toy_sr32", *SR_RECIPE, *OURS])
 base, sr = (build.load_stage(read_weights(train(cfg).path), cfg.name) for cfg in (base_cfg, sr_cfg))
 encoder = build.build_encoder(base_cfg)
