@@ -70,8 +70,8 @@ def _sentence(said: str) -> str:
 def main() -> None:
     """Write the page, and say of what."""
     with one_sentence("train"):
-        given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
-        told = write_book(Path(given.get("output_dir", "outputs")) / "ablations", PAGE)
+        given = [argument.removeprefix("output_dir=") for argument in sys.argv[1:]]
+        told = write_book(Path(given[-1] if given else "outputs") / "ablations", PAGE)
         print(f"{PAGE}: {', '.join(told)}")
 
 
