@@ -1,4 +1,4 @@
-"""Notebooks: each runs from top to bottom in a process of its own, and is kept without outputs, as ipynb and as text."""
+"""Notebooks: each runs from top to bottom in a process of its own, and is kept without outputs and as text."""
 
 import json
 import os
@@ -60,4 +60,4 @@ def test_it_and_its_text_say_the_same(path: Path) -> None:
     text = jupytext.read(path.with_suffix(".py"), fmt="py:percent")
     said = [(cell["cell_type"], "".join(cell["source"])) for cell in cells_of(path)]
     assert [(cell.cell_type, cell.source) for cell in text.cells] == said
-    assert NOTEBOOKS == sorted(other.with_suffix(".ipynb") for other in path.parent.glob("*.py"))
+    assert sorted(other.with_suffix(".ipynb") for other in path.parent.glob("*.py")) == NOTEBOOKS

@@ -101,9 +101,7 @@ def test_the_prompts_are_what_sample_py_reads(source, tmp_path, capsys):
 
 def test_evaluate_py_takes_the_draw_by_name_and_the_pictures_as_its_reference(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UserError, match=r"coco30k is read from data/coco/prompts.csv, .* make it with"
-    ):
+    with pytest.raises(UserError, match=r"coco30k is read from data/coco/prompts.csv, .* make it with"):
         read_prompts("coco30k")
     run(source, tmp_path / "data" / "coco")
     with pytest.raises(UserError, match=r"coco10k needs 10,000 prompts, and data/coco/prompts.csv has 20"):
