@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from imagen.devices import own_device, peak_flops, peak_memory, pick_device
+from imagen.devices import check_precision, own_device, peak_flops, peak_memory, pick_device
 from imagen.errors import UserError
 
 
@@ -14,6 +14,16 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(device):
 def test_a_device_that_is_there_is_picked():
     assert pick_device("cpu").type == "cpu"
     assert pick_device(None) == pick_device("auto")
+
+
+def test_bf16_is_refused_where_a_gpu_would_only_imitate_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    with pytest.raises(UserError, match=r"bf16-mixed, but Tesla V100 has no bf16: set trainer\.precision=32-true"):
+        check_precision("bf16-mixed", "cuda")
+    check_precision("32-true", "cuda")
+    check_precision("bf16-mixed", "cpu")
 
 
 def test_a_peak_belongs_to_a_gpu_whose_name_is_known():

@@ -15,7 +15,7 @@ from imagen.cascade import Cascade
 from imagen.cli import as_overrides
 from imagen.config_check import typed
 from imagen.denoiser import Denoiser
-from imagen.devices import pick_device
+from imagen.devices import check_precision, pick_device
 from imagen.errors import UserError
 from imagen.guidance import Guidance
 from imagen.instantiate import instantiate, picked_by
@@ -150,6 +150,7 @@ def build_trainer(cfg: DictConfig, folder: RunFolder, log: "lightning.pytorch.lo
     node = cfg.trainer.copy()
     if node.accelerator == "auto":  # Lightning's own choice may be one without the float64 that schedules need
         node.accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    check_precision(str(node.precision), node.accelerator)
     if isinstance(node.strategy, DictConfig):
         fixed["strategy"] = instantiate(node.strategy)
     trainer: lightning.Trainer = instantiate(node, **fixed)

@@ -55,6 +55,17 @@ def own_device(device: str | None, number: int) -> torch.device:
     return picked
 
 
+def check_precision(precision: str, accelerator: str) -> None:
+    """Raises: UserError if it is bf16's on GPUs that would only imitate it, slower than float32."""
+    if not precision.startswith("bf16") or accelerator not in ("cuda", "gpu"):
+        return
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f"trainer.precision={precision}, but {torch.cuda.get_device_name()} has no bf16: set "
+            "trainer.precision=32-true"
+        )
+
+
 def peak_flops(name: str) -> float | None:
     """The dense bf16 peak of a GPU of that name; None where the table has none."""
 
