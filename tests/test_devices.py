@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from imagen.devices import check_precision, own_device, peak_flops, peak_memory, pick_device
+from imagen.devices import check_precision, machine_name, own_device, peak_flops, peak_memory, pick_device
 from imagen.errors import UserError
 
 
@@ -24,6 +24,13 @@ def test_bf16_is_refused_where_a_gpu_would_only_imitate_it(monkeypatch):
         check_precision("bf16-mixed", "cuda")
     check_precision("32-true", "cuda")
     check_precision("bf16-mixed", "cpu")
+
+
+def test_a_machine_is_named_by_its_model_and_threads(monkeypatch):
+    assert machine_name(torch.device("cpu")).endswith(f", {torch.get_num_threads()} threads")
+    assert len(machine_name(torch.device("cpu"))) > len(", 1 threads")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H200 {device.index}")
+    assert machine_name(torch.device("cuda", 1)) == "NVIDIA H200 1"
 
 
 def test_a_peak_belongs_to_a_gpu_whose_name_is_known():

@@ -58,7 +58,8 @@ def uninterrupted(tmp_path_factory) -> RunFolder:
 def test_a_run_leaves_what_the_contract_says(uninterrupted):
     names = {path.name for path in uninterrupted.path.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "checkpoints", "weights.safetensors", "done.json"} <= names
-    assert json.loads(uninterrupted.done.read_text())["step"] == 6
+    done = json.loads(uninterrupted.done.read_text())
+    assert (done["step"], done["machine"]) == (6, f"{machine_name(torch.device('cpu'))} x 1")
     logged = rows(uninterrupted)
     assert {key: logged[-1][key] for key in ("step", "images")} == {"step": 6, "images": 24}
     assert [row["step"] for row in logged if row["name"] == "val/loss"] == [3, 6]

@@ -1,5 +1,6 @@
 """The device that a user names, what it could do at most, and what it was asked of memory."""
 
+import platform
 import re
 import resource
 import sys
@@ -77,6 +78,18 @@ def peak_flops(name: str) -> float | None:
         if any(map(is_named, NO_PEAK))
         else next((PEAK_FLOPS[known] for known in PEAK_FLOPS if is_named(known)), None)
     )
+
+
+def machine_name(device: torch.device) -> str:
+    """The model of the GPU, or that of the CPU with the number of torch's threads: what seconds depend on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        said = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        said = None
+    model = " ".join(said.group(1).split()) if said else platform.processor() or platform.machine()
+    return f"{model}, {torch.get_num_threads()} threads"
 
 
 def peak_memory(device: torch.device) -> int:

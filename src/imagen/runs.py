@@ -53,14 +53,19 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def config_hash(config: dict[str, Any]) -> str:
-    """Eight hex digits over the resolved config less devices, workers, loggers and paths."""
-    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY[""]}
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What a run learns by: the resolved config less devices, workers, loggers and paths."""
+    own = {key: value for key, value in config.items() if key not in NOT_IDENTITY[""]}
     for section in NOT_IDENTITY.keys() - {""}:
-        identity[section] = {k: v for k, v in (config.get(section) or {}).items() if k not in NOT_IDENTITY[section]}
-    if "root" in identity["data"]:  # a data set's name belongs to the run, the place where it lies does not
-        identity["data"]["root"] = Path(identity["data"]["root"]).name
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+        own[section] = {k: v for k, v in (config.get(section) or {}).items() if k not in NOT_IDENTITY[section]}
+    if "root" in own["data"]:  # a data set's name belongs to the run, the place where it lies does not
+        own["data"]["root"] = Path(own["data"]["root"]).name
+    return own
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Eight hex digits over what a run learns by."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def snapshot_name(step: int, sigma_rel: float) -> str:

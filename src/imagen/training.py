@@ -20,6 +20,7 @@ from imagen import build
 from imagen.build_check import check
 from imagen.callback import Checkpoint, Guard
 from imagen.checkpoints import remove_partial
+from imagen.devices import machine_name
 from imagen.errors import UserError
 from imagen.faults import Rollback, read_rollbacks, training_seed
 from imagen.launching import check_same, check_shared, start_processes, told_by_first
@@ -215,5 +216,7 @@ def _finish(folder: RunFolder, module: DiffusionModule, trainer: lightning.Train
     provenance, step = module.provenance(), trainer.global_step
     seconds = provenance["seconds"]
     Weights(state, provenance["config"], provenance["text_fingerprint"], step).save(folder.weights)
-    folder.finish({"step": step, "seconds": round(seconds, 1), "seconds_per_step": round(seconds / step, 4)})
+    per_step = round(seconds / step, 4)
+    machine = f"{machine_name(trainer.strategy.root_device)} x {trainer.world_size}"
+    folder.finish({"step": step, "seconds": round(seconds, 1), "seconds_per_step": per_step, "machine": machine})
     print(f"finished {folder.path} at step {step} after {seconds:.0f} s")

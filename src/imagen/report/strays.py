@@ -1,7 +1,6 @@
 """Runs that were measured for a study and are none of its points: of other settings, or of another version."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -10,7 +9,7 @@ from yaml import YAMLError
 from imagen.ablation.study import Point, Study
 from imagen.build import run_config
 from imagen.launching import flattened
-from imagen.runs import NOT_IDENTITY, RunFolder, plain
+from imagen.runs import RunFolder, identity, plain
 
 MOST = 3
 """Keys that are named."""
@@ -19,7 +18,7 @@ MOST = 3
 def strays_of(study: Study, points: Sequence[Point]) -> Iterator[str]:
     """A sentence for each, with the keys in which it differs from the nearest point; other seeds are none."""
     expected = {point.run.path.resolve() for point in points}
-    configs = {point.name: _identity(run_config(point.cfg)) for point in points}
+    configs = {point.name: flattened(identity(run_config(point.cfg))) for point in points}
     parents = dict.fromkeys(point.run.path.parent for point in points)
     reports = f"*/evaluations/{study.full_name}/report.json"
     for report in sorted(path for parent in parents for path in parent.glob(reports)):
@@ -27,8 +26,8 @@ def strays_of(study: Study, points: Sequence[Point]) -> Iterator[str]:
         if run.path.resolve() in expected:
             continue
         try:
-            own = _identity(plain(OmegaConf.load(run.config)))  # type: ignore[arg-type]
-        except (OSError, YAMLError, OmegaConfBaseException, ValueError):
+            own = flattened(identity(plain(OmegaConf.load(run.config))))  # type: ignore[arg-type]
+        except (OSError, YAMLError, OmegaConfBaseException, ValueError, KeyError):
             yield f"{run.path} has no config.yaml that can be read"
             continue
         keys = {name: _differing(own, config) for name, config in configs.items()}
@@ -37,13 +36,6 @@ def strays_of(study: Study, points: Sequence[Point]) -> Iterator[str]:
             more = f" and {len(keys[nearest]) - MOST} more" if len(keys[nearest]) > MOST else ""
             said = ", ".join(keys[nearest][:MOST]) + more
             yield f"{run.path} is of other settings or another version: {said} differ from {nearest}"
-
-
-def _identity(config: dict[str, Any]) -> dict[str, str]:
-    """What names the run's folder; not where the data lies."""
-    parts = [f"{part}.{key}" for part, keys in NOT_IDENTITY.items() if part for key in keys]
-    left_out = {"data.root", *NOT_IDENTITY[""], *parts}
-    return {key: value for key, value in flattened(config).items() if not {key, key.partition(".")[0]} & left_out}
 
 
 def _differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
