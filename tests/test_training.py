@@ -16,6 +16,7 @@ from imagen.callback import Checkpoint
 from imagen.checkpoints import read_checkpoint
 from imagen.cli import compose
 from imagen.deadline import Deadline
+from imagen.devices import machine_name
 from imagen.errors import UserError
 from imagen.lightning_module import DiffusionModule
 from imagen.runs import RunFolder, read_weights
