@@ -46,7 +46,7 @@ class Study:
     ``paper`` names its figure there, ``claim`` what it is said to show. ``stage`` is the one that is trained, base, sr1
     or sr2; ``variants`` what each sets, ``axes`` what sampling is measured along. ``prepare`` are commands that come
     before the first point, ``measure`` overrides of ``evaluate.py``. ``verdict`` says which difference of which figure
-    decides the claim, ``plot`` which figures are drawn against each other.
+    decides the claim, ``also`` which others are judged, ``plot`` which figures are drawn against each other.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Study:
     plot: dict[str, Any]
     verdict: dict[str, Any]
     axes: dict[str, list[Any]] = field(default_factory=dict)
+    also: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def full_name(self) -> str:
@@ -113,15 +114,13 @@ def read_study(name: str, scale: str) -> Study:
     if scale not in of_name:
         there = ", ".join(option for option in _options("scale") if option in of_name)
         raise UserError(f"ablation={name} has no scale={scale}: it has {there}")
-    own, stage = of_name[scale], of_name["stage"]
-    if isinstance(stage, dict):
-        stage = stage[scale]
+    own, stage, claim = of_name[scale], _at(of_name["stage"], scale), _at(of_name["claim"], scale)
     of_stage = of_scale["stages"][stage]
     return Study(
         name,
         scale,
         paper=of_name["figure"],
-        claim=of_name["claim"],
+        claim=claim,
         stage=stage,
         experiments={key: node["experiment"] for key, node in of_scale["stages"].items()},
         prepare=of_scale["prepare"],
@@ -130,7 +129,13 @@ def read_study(name: str, scale: str) -> Study:
         plot=own.get("plot", of_stage["plot"]),
         verdict=own["verdict"],
         axes=own.get("axes", {}),
+        also=own.get("also", []),
     )
+
+
+def _at(said: str | dict[str, str], scale: str) -> str:
+    """What is said for all scales, or for each."""
+    return said[scale] if isinstance(said, dict) else said
 
 
 def _read(group: str, option: str) -> dict[str, Any]:
