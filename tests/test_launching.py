@@ -1,4 +1,5 @@
 import re
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,12 +55,17 @@ def test_the_first_process_finds_for_all():
     assert told_by_first(Several(1, ("found", False)), pytest.fail) == "found"
 
 
-def test_what_the_first_finds_amiss_is_said_once_and_ends_all():
+@pytest.mark.parametrize("kind", [UserError, OSError, RuntimeError, ImportError])
+def test_whatever_goes_amiss_in_the_first_is_said_once_and_ends_all(kind: type[Exception]):
     def find() -> None:
-        raise UserError("amiss")
+        raise kind("amiss")
 
-    with pytest.raises(UserError, match="amiss"):
-        told_by_first(Several(), find)
+    first = Several()
+    first.strategy.broadcast = lambda own: told.append(own) or own
+    told: list[object] = []
+    with pytest.raises(kind, match="amiss"):
+        told_by_first(first, find)
+    assert told == [(None, True)]
     with pytest.raises(SystemExit) as ended:
         told_by_first(Several(1, (None, True)), pytest.fail)
     assert ended.value.code == 1
@@ -71,9 +77,50 @@ def test_ranks_that_do_not_see_the_firsts_disk_are_named(tmp_path: Path, monkeyp
     monkeypatch.setattr(launching, "_gathered", lambda value: [value] * 3)
     check_shared(Several(), tmp_path, [checkpoint])
     assert list(tmp_path.iterdir()) == [checkpoint]
-    for trainer, needed in ((Several(1, ".shared-x"), []), (Several(), [tmp_path / "none.ckpt"])):
+    for trainer, needed in ((Several(1, (".shared-x", False)), []), (Several(), [tmp_path / "none.ckpt"])):
         with pytest.raises(UserError, match=rf"rank 0 on \S+ does not see all that .* has in {tmp_path}: give all"):
             check_shared(trainer, tmp_path, needed)
+
+
+def test_a_folder_in_which_the_first_cannot_write_ends_all(tmp_path: Path):
+    with pytest.raises(OSError, match="none"):
+        check_shared(Several(), tmp_path / "none", [])
+    with pytest.raises(SystemExit):
+        check_shared(Several(1, (None, True)), tmp_path, [])
+
+
+FAULTS = {
+    "the file that all should see": "from imagen import launching as at; name = 'NamedTemporaryFile'",
+    "the empty caption": "from imagen import training as at; name = 'fill_null_text'",
+    "the config": "from imagen.runs import RunFolder as at; name = 'start'",
+    "snapshots": "from imagen import training as at; name = 'forget_snapshots'",
+    "the log": "from imagen.metrics_log import MetricsLog as at; name = 'keep_until'",
+}
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_disk_that_is_full_for_the_first_ends_all_at_once(tmp_path: Path, fault: str):
+    script = tmp_path / "full.py"
+    script.write_text(
+        "import os, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import train\n"
+        f"{FAULTS[fault]}\n"
+        "def full(*args, **kwargs):\n"
+        "    print('full at', time.time())\n"
+        "    raise OSError(28, 'No space left on device', 'here')\n"
+        "if os.environ['RANK'] == '0':\n"
+        "    setattr(at, name, full)\n"
+        "train.run()\n"
+    )
+    command = [str(script), *TOY[1:], f"output_dir={tmp_path}/out", "trainer.strategy.timeout_minutes=5"]
+    said, statuses = on_two_ranks([command] * 2, tmp_path, 200)
+    assert time.time() - float(said[0].partition("full at ")[2].split()[0]) < 20  # and not five minutes
+    assert statuses == [1, 1], said
+    assert "here cannot be used: No space left on device: make room" in said[0]
+    assert not [line for line in said[1].splitlines() if "rror" in line or "Traceback" in line], said[1]
+    assert not list(tmp_path.glob("out/toy/*/.*"))
 
 
 @pytest.mark.drill

@@ -6,7 +6,7 @@ import os
 import shlex
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
@@ -38,16 +38,16 @@ def start_processes(trainer: lightning.Trainer) -> None:
 
 
 def told_by_first(trainer: lightning.Trainer, find: Callable[[], Found]) -> Found:
-    """What the first process finds, for all; the others wait for it. All call it at once.
+    """What the first process finds or does, for all; the others wait for it. All call it at once.
 
-    Raises: what a user or the disk has done amiss, in the first process; the others end without a word.
+    Raises: in the first process whatever ``find`` does; the others end with it, without a word, and wait for nothing.
     """
     found: Any = None
     error: Exception | None = None
     if trainer.is_global_zero:
         try:
             found = find()
-        except (UserError, OSError) as raised:
+        except Exception as raised:  # of any kind: who is not told waits until the timeout
             error = raised
     found, failed = trainer.strategy.broadcast((found, error is not None))
     if error is not None:
@@ -65,8 +65,8 @@ def check_shared(trainer: lightning.Trainer, folder: Path, needed: Sequence[Path
     """
     if trainer.world_size == 1:
         return
-    with NamedTemporaryFile(prefix=".shared-", dir=folder) if trainer.is_global_zero else nullcontext() as file:
-        made = folder / trainer.strategy.broadcast(Path(file.name).name if file else "")
+    with ExitStack() as kept:
+        made = folder / told_by_first(trainer, lambda: _made_in(folder, kept))
         unseen = _gathered([path for path in (made, *needed) if not path.exists()])
     machines = _gathered(socket.gethostname())
     for rank, paths in enumerate(unseen):
@@ -75,6 +75,10 @@ def check_shared(trainer: lightning.Trainer, folder: Path, needed: Sequence[Path
                 f"rank {rank} on {machines[rank]} does not see all that rank 0 on {machines[0]} has in "
                 f"{paths[0].parent}: give all processes one output_dir, and the same checkpoints, on a shared disk"
             )
+
+
+def _made_in(folder: Path, kept: ExitStack) -> str:
+    return Path(kept.enter_context(NamedTemporaryFile(prefix=".shared-", dir=folder)).name).name
 
 
 def check_same(trainer: lightning.Trainer, config: dict[str, Any]) -> None:

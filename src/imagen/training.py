@@ -74,14 +74,18 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
         check_shared(trainer, folder.path, [past.checkpoint] if past.checkpoint else [])
     module = _module(cfg, config, past)
     module.training_seed = training_seed(cfg.seed, rollbacks)
-    if _is_first_process():
+
+    def begin() -> None:
         if past.checkpoint is None:  # it shares with the others; a checkpoint holds what was filled
             fill_null_text(module, build.build_encoder(cfg).encode)
         folder.start(config)
         forget_snapshots(folder, past.step)
-    log.keep_until(past.step)
+        log.keep_until(past.step)
+        _begin_wandb(trainer)
+
+    with _naming_the_others(trainer):
+        told_by_first(trainer, begin)
     module.clock.start(past.seconds)
-    _begin_wandb(trainer)
     if cfg.compile:
         network, strategy = module.denoiser.network, trainer.strategy
         strategy.compile(network) if isinstance(strategy, FSDP2) else network.compile(fullgraph=True)
@@ -136,9 +140,10 @@ def _module(cfg: DictConfig, config: dict[str, Any], past: Past) -> DiffusionMod
 
 def _go_back(trainer: lightning.Trainer, folder: RunFolder, guard: Guard, behind: list[Rollback]) -> None:
     """Raises: UserError where the run is to stop, or has gone back as often as it may."""
-    assert guard.gave_up_at is not None
-    failed = f"{guard.max_in_a_row} steps in a row, the last of them {guard.gave_up_at}, had no finite loss or gradient"
-    tried: int = trainer.strategy.broadcast(in_vain(folder, guard.last_good, behind))  # the others may not see the last
+    failed_at, last_good = guard.gave_up_at, guard.last_good
+    assert failed_at is not None
+    failed = f"{guard.max_in_a_row} steps in a row, the last of them {failed_at}, had no finite loss or gradient"
+    tried = told_by_first(trainer, lambda: in_vain(folder, last_good, behind))  # the others may not see the last
     if guard.then == "stop" or tried >= guard.max_rollbacks:
         after = f" even after going back {tried} times" if tried else ""
         again = "go on from a checkpoint by resume=" if folder.all_checkpoints() else "begin again"
@@ -146,11 +151,10 @@ def _go_back(trainer: lightning.Trainer, folder: RunFolder, guard: Guard, behind
             f"{failed}{after}: look at their batches in {folder.faults}, and {again} with another setting, a lower "
             "optimizer.lr say"
         )
+    back_to = told_by_first(trainer, lambda: go_back(folder, failed_at, last_good, behind)[-1].back_to)
     if trainer.is_global_zero:
-        back_to = go_back(folder, guard.gave_up_at, guard.last_good, behind)[-1].back_to
         place = f"to the checkpoint of step {back_to}" if back_to else "to the beginning, since there is no checkpoint"
         print(f"{failed}: going back {place}, for time {tried + 1} of {guard.max_rollbacks}")
-    trainer.strategy.barrier()
 
 
 def _begin_wandb(trainer: lightning.Trainer) -> None:
