@@ -266,10 +266,6 @@ def test_bf16_autocast_is_near_float32(layout: torch.memory_format, patch_size: 
         ({"cross_attention": [True]}, "cross_attention"),
         ({"strides": [2, 4]}, "strides"),
         ({"num_heads": 3}, "num_heads=3"),
-        (
-            {"text_pooling": NoPooling, "self_attention": [False] * 2, "cross_attention": [False] * 2},
-            "text would not be read",
-        ),
         ({"patch_size": 0}, "patch_size=0"),
         ({"num_res_blocks": [0, 1], "long_skip_concat": True}, "long_skip_concat"),
     ],

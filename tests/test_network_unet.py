@@ -187,7 +187,6 @@ def test_any_multiple_of_the_stride_is_taken_and_others_name_sizes_that_work():
             {"attention_resolutions": [8, 4], "text_resolutions": [4]},
             r"resolution=16 .* 4 is the side of no level; there are 16, 8 pixels",
         ),
-        ({"text_pooling": NoPooling, "text_resolutions": []}, "text would not be read"),
     ],
 )
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], named: str):

@@ -19,7 +19,7 @@ from imagen.text_pooling import (
     NoPooling,
     TextPooling,
 )
-from imagen.types import TextEmbedding
+from imagen.types import Conditioning, TextEmbedding
 
 ATTENTION = partial(AttentionPooling, head_channels=64)
 POOLINGS = [ATTENTION, MeanPooling, NoPooling]
@@ -92,6 +92,30 @@ def test_every_option_is_one_override_of_any_network(experiment: str, option: st
 
 def test_text_that_nothing_reads_is_refused():
     unread = ["experiment=toy", "network.text_resolutions=[]"]
-    assert build.build_network(compose("train", [*unread, "text_pooling=mean"]))
-    with pytest.raises(UserError, match=r"text would not be read.*text_pooling.*attention"):
-        build.build_network(compose("train", [*unread, "text_pooling=none"]))
+    assert build.build_module(compose("train", [*unread, "text_pooling=mean"]))
+    with pytest.raises(UserError, match=r"text would not be read.*text_pooling.*attention.*caption_dropout=1"):
+        build.build_module(compose("train", [*unread, "text_pooling=none"]))
+    with pytest.raises(UserError, match=r"caption_dropout=1\.0 leaves the network's weights for text untrained"):
+        build.build_module(compose("train", [*unread, "text_pooling=mean", "caption_dropout=1.0"]))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "unread"), [("toy", "text_resolutions=[]"), ("toy_sr32", "cross_attention=[false,false]")]
+)
+def test_a_network_without_text_has_no_weights_for_it_and_draws_the_same_whatever_the_prompt(experiment, unread):
+    words = [f"experiment={experiment}", f"network.{unread}", "text_pooling=none", "caption_dropout=1.0"]
+    cfg = compose("train", words)
+    network = build.build_module(cfg).denoiser.network
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    side, low = cfg.resolution, cfg.low_resolution
+    x, logsnr = torch.randn(2, 3, side, side), torch.zeros(2)
+    small = {"low_res": torch.randn(2, 3, low, low), "low_res_logsnr": logsnr} if low else {}
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    one, other = (
+        network(x, logsnr, Conditioning(TextEmbedding(torch.randn(2, 4, cfg.text_encoder.width), mask), **small))
+        for _ in range(2)
+    )
+    assert torch.equal(one, other)
+    one.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())

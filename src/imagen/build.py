@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from imagen.build_check import check, check_crop
+from imagen.build_check import check, check_crop, check_text
 from imagen.cascade import Cascade
 from imagen.cli import as_overrides
 from imagen.config_check import typed
@@ -100,6 +100,7 @@ def build_module(
     network = build_network(cfg)
     begin(network)
     check_crop(cfg, network)
+    check_text(cfg, network)
     instantiate(cfg.group_norm).apply(network)
     denoiser = Denoiser(network, instantiate(cfg.parameterization))
     ema = instantiate(cfg.ema, network)

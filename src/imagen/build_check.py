@@ -78,3 +78,23 @@ def check_crop(cfg: DictConfig, network: nn.Module) -> None:
             f"data.crop={crop} must be a multiple of {step} pixels, which fits both the network's stride "
             f"({network.stride}) and the enlargement ({scale})"
         )
+
+
+def check_text(cfg: DictConfig, network: nn.Module) -> None:
+    """A network that reads text needs captions, and one that reads none is trained without any on purpose alone.
+
+    Raises: UserError where captions come to a network that would not read them, or never to one that would, whose
+    weights for text would stay as chance made them, and be switched on by the first prompt.
+    """
+    reads = cast(bool, cast(nn.Module, network.embedding).reads_text)
+    if not reads and cfg.caption_dropout < 1:
+        raise UserError(
+            "the text would not be read: text_pooling adds nothing of it and no attention layer of the network reads "
+            "it; choose text_pooling=attention or mean, or give a level attention to the text; for a stage that is to "
+            "draw without any say caption_dropout=1.0 too"
+        )
+    if reads and cfg.caption_dropout == 1:
+        raise UserError(
+            "caption_dropout=1.0 leaves the network's weights for text untrained, and the first prompt would switch "
+            "them on: take text_pooling=none and no attention to text too, or a smaller caption_dropout"
+        )

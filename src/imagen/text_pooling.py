@@ -74,8 +74,12 @@ class NoPooling(TextPooling):
 
     reads_text = False
 
+    def __init__(self, width: int, text_norm: bool) -> None:
+        super().__init__(width, text_norm)
+        self.width = width
+
     def forward(self, text: TextEmbedding) -> Float[Tensor, "b d"]:
-        return text.tokens.new_zeros(text.tokens.shape[0], text.tokens.shape[2])
+        return text.tokens.new_zeros(text.tokens.shape[0], self.width)
 
 
 class AttentionPool(nn.Module):

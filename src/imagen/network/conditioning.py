@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imagen.errors import UserError
 from imagen.network.blocks import mlp, unit_init
 from imagen.null_text import NullText
 from imagen.text_pooling import MakeTextPooling
@@ -38,9 +37,8 @@ class ConditioningEmbedding(nn.Module):
 
     ``emb`` is noise level + pooled text (+ the noise level of the low-resolution picture), after the SiLU that would
     else be repeated in every block. ``text`` is the tokens brought once to ``emb_width``, so that the attention layers
-    stay slim beside a wide encoder. ``attends`` says whether any of these reads the text.
-
-    Raises: UserError if the text would not be read at all.
+    stay slim beside a wide encoder. ``attends`` says whether any of these reads the text. A network of which no part
+    does has no weights for it, and draws the same whatever the prompt; ``reads_text`` tells.
     """
 
     def __init__(
@@ -61,11 +59,9 @@ class ConditioningEmbedding(nn.Module):
         self.low_res_noise = LogSNREmbedding(width, emb_width) if low_res else None
         self.text = unit_init(nn.Linear(text_width, emb_width))
         self.pooled = make_text_pooling(emb_width, text_norm)
-        if not (self.pooled.reads_text or attends):
-            raise UserError(
-                "the text would not be read: text_pooling adds nothing of it and no attention layer of the network "
-                "reads it; choose text_pooling=attention or mean, or give a level attention to the text"
-            )
+        self.reads_text = self.pooled.reads_text or attends
+        if not self.reads_text:
+            self.text = nn.Identity()  # DDP would wait for gradients of weights that nothing uses
 
     def forward(self, logsnr: Float[Tensor, " b"], cond: Conditioning) -> tuple[Float[Tensor, "b e"], TextEmbedding]:
         text = self.null_text(cond.text)
