@@ -1,6 +1,8 @@
 """What computes the norms changes no name of a weight, and no number where there is no GPU."""
 
+import sys
 from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 import torch
@@ -37,9 +39,13 @@ def test_where_there_is_no_gpu_it_is_torchs_to_the_bit():
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_without_triton_it_says_that_torch_computes_them(monkeypatch, caplog):
-    monkeypatch.setattr("imagen.group_norm.find_spec", lambda name: None)
+@pytest.mark.parametrize("triton", [None, ModuleType("triton")], ids=["missing", "older"])
+def test_without_a_recent_triton_it_says_that_torch_computes_them(triton, monkeypatch, caplog):
+    for name in [name for name in sys.modules if name.startswith(("imagen.network.triton_norm.", "triton."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", triton)  # the older one has no knobs; None is one that is not there
     norm = GroupNorm(8)
     TritonGroupNorm().apply(norm)
     assert norm.kernel is kernels.group_norm
-    assert "Triton is not installed" in caplog.text
+    assert "Triton is not installed here or too old" in caplog.text
+    assert len(caplog.records) == 1

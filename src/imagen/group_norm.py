@@ -2,7 +2,6 @@
 
 import logging
 from abc import ABC, abstractmethod
-from importlib.util import find_spec
 
 from torch import nn
 
@@ -26,14 +25,17 @@ class TorchGroupNorm(GroupNormChoice):
 
 
 class TritonGroupNorm(GroupNormChoice):
-    """Triton kernels on GPUs; as ``TorchGroupNorm`` on other devices, and everywhere where Triton is not installed."""
+    """Triton kernels on GPUs; as ``TorchGroupNorm`` on other devices, and where Triton is missing or an older one."""
 
     def apply(self, network: nn.Module) -> None:
-        if find_spec("triton") is None:
-            log.warning("group_norm=triton: Triton is not installed here, so norms are computed by PyTorch")
+        try:
+            from imagen.network.triton_norm.operation import triton_group_norm
+        except ImportError as error:
+            log.warning(
+                "group_norm=triton: Triton is not installed here or too old (%s), so norms are computed by PyTorch",
+                error,
+            )
             return
-        from imagen.network.triton_norm.operation import triton_group_norm
-
         for module in network.modules():
             if isinstance(module, GroupNorm):
                 module.kernel = triton_group_norm
