@@ -2,26 +2,35 @@
 
 import csv
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from pictures import of_one_colour
 from PIL import Image
+from small_set import ENCODER
 
 from imagen import build
 from imagen.cascade import Cascade, Samples
-from imagen.cli import compose
+from imagen.cli import CONF, compose
+from imagen.config_check import read_yaml
 from imagen.data.pixels import to_uint8
 from imagen.errors import UserError
+from imagen.evaluation import paired_difference
 from imagen.evaluation.command import drawings_of
 from imagen.evaluation.gallery import Gallery
 from imagen.evaluation.ground import Ground, Prompts
 from imagen.evaluation.page import write_page
 from imagen.evaluation.points import points_of
 from imagen.evaluation.table import write_curve, write_figures, write_table
+from imagen.metric.pictures import InMemory, PictureSet
 from imagen.metric.retrieval import embed_sentences
+from imagen.prompts import COCO, OF_COCO
 from imagen.slots import register
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_sentences_keep_their_rows_whatever_their_length():
@@ -140,6 +149,7 @@ ROWS = [
         "seed": 0,
         "metrics": {"fd_pixel": 3.0 / weight, "retrieval_top10": weight / 8},
         "n": {"fd_pixel": 4, "retrieval_top10": 3},
+        "directions": {"fd_pixel": "lower", "retrieval_top10": "higher"},
         "kinds": {"colours": {"retrieval_top10": {"value": weight / 4, "n": 2}}},
         "metric_of": {"fd_pixel": "fd_pixel", "retrieval_top10": "retrieval"},
         "provenance": {"fd_pixel": {"extractor": "PixelComponents", "weights": "abc"}, "retrieval": {"seed": 0}},
@@ -193,6 +203,7 @@ def test_the_page_says_what_is_missing_and_trusts_no_caption(tmp_path):
     assert 'src="g/4/00002_0.png"' in page
     assert "retrieval_top10 by kind of prompt" in page
     assert 'title="n = 2">0.25<' in page
+    assert "<th>fd_pixel ↓</th><th>retrieval_top10 ↑</th>" in page
     assert not re.findall(r"(?:https?:)?//(?!\S+</)", page)  # nothing is fetched from anywhere
 
 
@@ -216,6 +227,42 @@ def test_stages_and_lowres_must_suit_each_other(monkeypatch):
         ground("real", None, 4)
 
 
+def test_held_out_pictures_alone_are_read_where_nothing_else_is_asked_for():
+    class Own(Ground):
+        own = PictureSet({"val": InMemory(of_one_colour(3, 8), ["c", "b", "a"])}.__getitem__, ENCODER, ENCODER)
+
+        def __init__(self, cfg):
+            self.cfg, self.read = cfg, [SimpleNamespace(config={"low_resolution": None})]
+
+    ground = Own(evaluation("reference=heldout", "num_measured=0", "num_train_prompts=0"))
+    assert sorted(ground.prompts.measured) == ["a", "b", "c"]
+    assert all(label.endswith("(held out)") for label in ground.prompts.labels)
+    assert ground.reference is ground.own.val
+    assert [batch.shape[-1] for batch in ground.small(4).batches(2)] == [4, 4]
+
+
+@pytest.mark.parametrize("scale", sorted(path.stem for path in (CONF / "scale").glob("*.yaml")))
+def test_a_scale_measures_by_what_there_is_or_the_docs_make(scale):
+    docs = (ROOT / "docs" / "evaluation.md").read_text()
+    made = re.findall(r"^python data_prep/pack\.py .*root=(\S+)", docs, re.MULTILINE)
+    assert f"data_prep/coco.py input=coco output={COCO.parent}" in docs
+    for stage in read_yaml(CONF / "scale" / f"{scale}.yaml")["stages"].values():
+        cfg = evaluation(*stage["measure"])
+        assert cfg.reference in ("auto", "heldout", *made)
+        assert cfg.prompts == "auto" or cfg.prompts in OF_COCO
+        assert {"heldout_loss", "fd_pixel"} & set(cfg.metric)
+
+
+def test_two_runs_are_compared_where_both_have_a_value():
+    a, b = np.array([1.0, np.nan, 3.0, np.inf, 5.0]), np.array([0.5, 1.0, 2.0, 1.0, np.nan])
+    found = paired_difference(a, b)
+    assert (found.n, found.mean) == (2, 0.75)
+    assert found.error == pytest.approx(0.25)  # differences 0.5 and 1: a quarter from their mean
+    assert np.isnan(paired_difference(a[1:2], b[1:2]).mean)
+    with pytest.raises(UserError, match="5 and 4 places are not of the same pictures"):
+        paired_difference(a, b[:4])
+
+
 def test_every_prompt_has_a_picture_of_its_own_to_enlarge(tmp_path):
     class Given(Draws):
         def sample(self, prompts, *, task, **rest):
@@ -224,8 +271,14 @@ def test_every_prompt_has_a_picture_of_its_own_to_enlarge(tmp_path):
             self.asked.append(to_uint8(given)[:, 0, 0, 0].tolist())
             return super().sample(prompts, **rest)
 
-    own = gallery(tmp_path, given=of_one_colour(5, 2), num_samples=2)
+    def given(start):
+        return InMemory(of_one_colour(5, 2, start), [""] * 5)
+
+    own = gallery(tmp_path, given=given(0))
     cascade = Given()
     own.draw(cascade, 0, 1)
     assert [asked for asked in cascade.asked if isinstance(asked[0], int)] == [[0, 1], [2, 3], [4]]
-    assert own.plan["given"] != gallery(tmp_path, given=of_one_colour(5, 2, start=1)).plan["given"]
+    (tmp_path / "8" / "00003_1.png").unlink()
+    own.draw(cascade, 0, 1)
+    assert cascade.asked[6:] == [[2, 3], ["2", "3"]]
+    assert own.plan["given"] != gallery(tmp_path, given=given(1)).plan["given"]

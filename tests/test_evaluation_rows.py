@@ -22,6 +22,7 @@ class Half(Metric):
     """Red over 200 of each picture, but of the last none; ``of_sampling`` False: counted over all calls."""
 
     by_prompt = True
+    data = "a"
 
     def __init__(self, *, most: int):
         self.most = most
@@ -36,6 +37,12 @@ class Half(Metric):
 
     def values(self):
         return {"half": self.red}
+
+    def directions(self):
+        return {"half": "higher"}
+
+    def depends(self, subject):
+        return {"data": Half.data}
 
 
 @pytest.fixture
@@ -61,6 +68,7 @@ def test_a_figure_is_told_by_kind_and_a_metric_that_fails_stops_no_other(measure
     row = measured(["b", "a", "b", "a", "a"])
     assert row["metrics"] == {"half": pytest.approx(1.5 / 200)}
     assert row["n"] == {"half": 4}
+    assert row["directions"] == {"half": "higher"}
     assert row["kinds"] == {
         "a": {"half": {"value": pytest.approx(2 / 200), "n": 2}},
         "b": {"half": {"value": pytest.approx(1 / 200), "n": 2}},
@@ -82,6 +90,22 @@ def test_a_metric_is_asked_once_unless_it_gave_no_figure_or_is_set_otherwise(mea
     assert Half.calls == 4
     assert measured([""] * 5, few=5)["kinds"] == {}
     assert Half.calls == 6
+
+
+def test_a_metric_is_asked_again_where_the_data_it_depends_on_is_another(measured, monkeypatch):
+    measured([], few=5)
+    monkeypatch.setattr(Half, "data", "b")
+    assert measured([], few=5)["depends"] == {"half": {"data": "b"}, "few": {"data": "b"}}
+    assert Half.calls == 4
+
+
+def test_a_figure_that_is_not_finite_is_left_out_and_said(measured, monkeypatch, tmp_path):
+    monkeypatch.setattr(Half, "measure", lambda self, subject: {"half": self._red(), "whole": float("inf")})
+    monkeypatch.setattr(Half, "_red", lambda self: setattr(self, "red", torch.ones(5)) or 1.0, raising=False)
+    row = measured(["a"] * 5, few=5)
+    assert row["metrics"] == {"half": 1.0}
+    assert row["skipped"] == {"half": "whole is inf", "few": "whole is inf"}
+    assert json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail) == row
 
 
 def test_what_does_not_depend_on_sampling_is_measured_once_for_all_points(measured, monkeypatch):

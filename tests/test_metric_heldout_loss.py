@@ -27,12 +27,15 @@ def toy():
 
 def subject(stage, encoder, val=12):
     images = random_pictures(16, stage.resolution)
-    own = PictureSet(images, [f"a {i}" for i in range(16)], list(range(val, 16)), list(range(val)), encoder, encoder)
-    return Subject(InMemory(images, [""] * 16), own, lambda: own, {}, lambda: stage)
+    captions = [f"a {i}" for i in range(16)]
+    split = {"val": InMemory(images[:val], captions[:val])}  # what was trained on is not asked for
+    own = PictureSet(split.__getitem__, encoder, encoder)
+    return Subject(split["val"], split["val"], lambda: own, {}, lambda: stage)
 
 
 def measured(stage, encoder, **changed):
-    metric = HeldoutLoss(**({"edges": EDGES, "draws": 2, "batch_size": 5, "seed": 0} | changed))
+    asked = {"edges": EDGES, "draws": 2, "augmentation_level": 0.0, "batch_size": 5, "seed": 0}
+    metric = HeldoutLoss(**(asked | changed))
     return metric, metric.measure(subject(stage, encoder))
 
 
@@ -78,13 +81,32 @@ def test_levels_that_a_stage_never_saw_are_left_out(toy):
     assert measured(stage, encoder)[0].counts()[LAST] > 0
 
 
-def test_a_super_resolution_stage_is_given_its_picture():
-    stage, encoder = stage_of("experiment=toy_sr32")
-    assert measured(stage, encoder)[1]["heldout_loss"] > 0
+def test_a_super_resolution_stage_is_given_its_picture_the_same_however_it_was_trained(monkeypatch):
+    told = []
+    for trained in ("gaussian", "none"):
+        stage, encoder = stage_of("experiment=toy_sr32", f"conditioning_augmentation={trained}")
+        output = stage.denoiser.output
+        monkeypatch.setattr(stage.denoiser, "output", lambda x, s, c, o=output: (told.append((c, s, x)), o(x, s, c))[1])
+        for level in (0.0, 0.5):
+            metric, figures = measured(stage, encoder, draws=1, batch_size=12, augmentation_level=level)
+            assert figures["heldout_loss"] > 0
+            assert metric.provenance()["augmentation_level"] == level
+    clean, noisy, bare, _ = (cond for cond, _, _ in told)
+    torch.testing.assert_close(clean.low_res, bare.low_res, atol=1e-2, rtol=0)  # at 0 the two are the same task
+    torch.testing.assert_close(clean.low_res_logsnr, bare.low_res_logsnr)
+    assert (noisy.low_res - clean.low_res).square().mean() > 0.1
+    assert (noisy.low_res_logsnr < clean.low_res_logsnr).all()
 
 
-def test_what_cannot_be_measured_is_refused(toy):
+def test_a_network_that_diverged_has_no_finite_loss():
+    stage, encoder = stage_of()
+    with torch.no_grad():
+        next(stage.denoiser.network.parameters()).fill_(torch.nan)
+    metric, figures = measured(stage, encoder)
+    assert figures["heldout_loss"] == float("inf")
+    assert metric.directions()["heldout_loss"] == "lower"
+
+
+def test_edges_that_are_none_are_refused():
     with pytest.raises(UserError, match=r"edges=.* must be at least two increasing"):
-        HeldoutLoss(edges=[1.0, 0.0], draws=1, batch_size=1, seed=0)
-    with pytest.raises(UserError, match="the data has none"):
-        HeldoutLoss(edges=EDGES, draws=1, batch_size=4, seed=0).measure(subject(*toy, val=0))
+        HeldoutLoss(edges=[1.0, 0.0], draws=1, augmentation_level=0.0, batch_size=1, seed=0)

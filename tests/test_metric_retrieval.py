@@ -36,7 +36,7 @@ def grey(*levels: int) -> torch.Tensor:
 def test_perfect_samples_always_hit_and_shuffled_ones_do_not():
     pictures = noise(300, "pictures")
     own = torch.arange(20, 276)
-    result = METRIC.trained(pictures[own], own, pictures)
+    result = METRIC.hits("retrieval", pictures[own], own, pictures)
     assert (result["retrieval_top1"], result["retrieval_top10"]) == (1.0, 1.0)
     assert result["retrieval_top1_shuffled"] == 0.0
     assert result["retrieval_top10_shuffled"] < 0.1
@@ -44,7 +44,7 @@ def test_perfect_samples_always_hit_and_shuffled_ones_do_not():
 
 def test_samples_that_ignore_their_caption_hit_k_in_n_times():
     n = 500
-    result = METRIC.trained(noise(2000, "samples"), torch.arange(2000) % n, noise(n, "pictures"))
+    result = METRIC.hits("retrieval", noise(2000, "samples"), torch.arange(2000) % n, noise(n, "pictures"))
     for k in (1, 10):
         for suffix in ("", "_shuffled"):
             assert abs(result[f"retrieval_top{k}{suffix}"] - k / n) < 5 * math.sqrt(k / n / 2000)
@@ -60,6 +60,13 @@ def test_an_identical_picture_is_as_good_as_the_own_one():
     pictures = grey(50, 50, 50, 90)
     assert own_rank(grey(51, 51, 51), torch.tensor([0, 1, 2]), pictures).tolist() == [0, 0, 0]
     assert own_rank(grey(51), torch.tensor([3]), pictures).tolist() == [3]  # the three count as three neighbours
+
+
+def test_held_out_samples_are_asked_for_their_own_picture_among_all():
+    metric, pictures = Retrieval(k=[1, 2, 3], permutations=1, seed=0), grey(0, 10, 20, 40, 80)
+    found = metric.hits("heldout", grey(21, 21, 21), torch.tensor([2, 3, 0]), pictures)  # ranks 0, 2, 3
+    assert [found[f"heldout_top{k}"] for k in metric.k] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
+    assert metric.values()["heldout_top3"].tolist() == [1, 1, 0]
 
 
 def test_another_picture_at_the_same_distance_stands_before_the_own_one():
@@ -83,7 +90,7 @@ def test_derangement_moves_everything_and_loses_nothing(count: int):
 def test_heldout_of_perfect_samples_is_one_and_significant():
     pictures, sentences = noise(60, "pictures"), torch.eye(60)
     own = torch.arange(0, 60, 3)
-    result = METRIC.heldout(pictures[own], own, pictures, sentences * 7)
+    result = METRIC.meaning(pictures[own], own, pictures, sentences * 7)
     assert result["heldout_cosine"] == pytest.approx(1.0)
     assert result["heldout_cosine_shuffled"] == pytest.approx(1 / 20, abs=0.01)  # one fixed point on average, of 20
     assert result["heldout_p"] == 1 / 1000
@@ -92,7 +99,7 @@ def test_heldout_of_perfect_samples_is_one_and_significant():
 def test_heldout_compares_the_prompt_with_the_nearest_pictures_caption():
     pictures = grey(0, 100, 200)
     sentences = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
-    result = METRIC.heldout(grey(110, 190), torch.tensor([0, 2]), pictures, sentences)
+    result = METRIC.meaning(grey(110, 190), torch.tensor([0, 2]), pictures, sentences)
     assert result["heldout_cosine"] == pytest.approx((math.sqrt(0.5) + 1) / 2)
 
 
@@ -129,7 +136,7 @@ def test_sentence_embedding_is_the_mean_of_real_tokens_at_length_one():
 )
 def test_what_cannot_be_measured_is_refused(samples, pictures, message):
     with pytest.raises(UserError, match=message):
-        METRIC.trained(samples, torch.arange(len(samples)), pictures)
+        METRIC.hits("retrieval", samples, torch.arange(len(samples)), pictures)
 
 
 @pytest.mark.parametrize("wrong", [{"k": []}, {"k": [0]}])
@@ -138,11 +145,12 @@ def test_hyperparameters_out_of_range_are_refused(wrong):
         Retrieval(**({"k": [1], "permutations": 1, "seed": 0} | wrong))
 
 
-def test_a_gallery_is_asked_by_its_captions_in_any_order_with_any_number_of_samples():
+def test_a_gallery_is_asked_by_its_captions_in_any_order_with_any_number_of_samples(monkeypatch):
     encoder = build.build_encoder(compose("train", ["experiment=toy"]))
     captions = [f"{'light' if i % 2 else 'dark'} {i}" for i in range(40)]
     pictures = torch.stack([noise(40, "p")[i] // 4 + (150 if i % 2 else 0) for i in range(40)])
-    reference = PictureSet(pictures, captions, list(range(30)), list(range(30, 40)), encoder, encoder)
+    split = {"train": InMemory(pictures[:30], captions[:30]), "val": InMemory(pictures[30:], captions[30:])}
+    reference = PictureSet(split.__getitem__, encoder, encoder)
     rows = [35, 3, 3, 31, 12, 7, 38]
     figures = METRIC(InMemory(pictures[rows], [captions[row] for row in rows]), reference)
     assert figures["retrieval_top1"] == 1.0
@@ -152,8 +160,19 @@ def test_a_gallery_is_asked_by_its_captions_in_any_order_with_any_number_of_samp
     assert METRIC.values()["heldout_cosine"].nanmean().item() == pytest.approx(figures["heldout_cosine"])
     counts = METRIC.counts()
     assert (counts["retrieval_top1"], counts["retrieval_top10_shuffled"], counts["heldout_p"]) == (4, 4, 3)
+    assert (figures["heldout_top1"], figures["heldout_top1_shuffled"], counts["heldout_top10_shuffled"]) == (
+        1.0,
+        0.0,
+        3,
+    )
+    assert METRIC.values()["heldout_top10"].isnan().tolist() == METRIC.values()["heldout_cosine"].isnan().tolist()
+    better = {"retrieval_top1", "retrieval_top10", "heldout_top1", "heldout_top10", "heldout_cosine"}
+    assert METRIC.directions() == dict.fromkeys(better, "higher")
     trained = METRIC(InMemory(pictures[:5], captions[:5]), reference)
     assert "retrieval_top10" in trained
     assert "heldout_p" not in trained
+    monkeypatch.setattr("imagen.metric.pictures.MOST_IN_MEMORY", 1000)
+    with pytest.raises(UserError, match=r"retrieval holds all pictures .* 40 of 4 px are more than .* leave it out"):
+        METRIC(InMemory(pictures[:5], captions[:5]), reference)
     with pytest.raises(UserError, match="prompts that are captions of the data set"):
         METRIC(InMemory(pictures[:2], ["a", "b"]), reference)

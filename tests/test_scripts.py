@@ -77,8 +77,9 @@ def test_evaluating_writes_the_sheet_and_the_report(stages, tmp_path):
     run("evaluate.py", *arguments)
     report = json.loads((tmp_path / "report.json").read_text())
     (point,) = report["points"]
-    keys = {"retrieval_top1", "retrieval_top3", "retrieval_top3_shuffled", "heldout_cosine", "heldout_p", "fd_pixel"}
-    assert keys == set(point["metrics"]) - {"retrieval_top1_shuffled", "heldout_cosine_shuffled"}
+    better = {f"{name}_top{k}" for name in ("retrieval", "heldout") for k in (1, 3)} | {"heldout_cosine"}
+    assert {*better, *(f"{name}_shuffled" for name in better), "heldout_p", "fd_pixel"} == set(point["metrics"])
+    assert point["directions"] == {**dict.fromkeys(better, "higher"), "fd_pixel": "lower"}
     assert (point["real"], point["drawn"], report["pictures"]) == (40, 10, 40)
     assert report["stages"]["base"]["step"] == 2
     with Image.open(tmp_path / "grid.png") as grid:

@@ -145,10 +145,14 @@ def _lives(process: int) -> bool:
     return True
 
 
-def write_json(path: str | Location, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
+def write_json(path: str | Location, value: Any, *, allow_nan: bool = True) -> None:
+    """Write ``value`` as indented JSON, whole or not at all.
+
+    ``allow_nan`` lets NaN and Infinity through, which strict readers refuse. Raises: ValueError for them without it.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=allow_nan)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def write_array(path: str | Location, array: np.ndarray) -> None:

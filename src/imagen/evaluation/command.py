@@ -26,7 +26,7 @@ from imagen.evaluation.table import write_curve, write_figures, write_table
 from imagen.files import make_folder, write_json
 from imagen.image_grid import image_grid, save_png
 from imagen.metric.base import Enlarged, Subject
-from imagen.metric.pictures import InMemory
+from imagen.metric.pictures import first, repeated
 from imagen.prompt_files import Prompt
 from imagen.published_prompts import digest
 from imagen.runs import RunFolder, plain
@@ -115,7 +115,7 @@ def evaluate(cfg: DictConfig) -> Path:
     write_figures(rows, folder / "figures.csv")
     write_curve(rows, folder / "curve.png")
     write_page(rows, measured, folder / "sheet.html")
-    write_json(folder / "report.json", report)
+    write_json(folder / "report.json", report, allow_nan=False)
     for row in rows:
         print(json.dumps({**row["point"], **row["metrics"]}))
     print(f"{folder}/report.json, table.csv, figures.csv, sheet.html{', curve.png' * (folder / 'curve.png').is_file()}")
@@ -134,10 +134,10 @@ def drawings_of(point: Point, folder: Path, ground: Ground) -> dict[str, Drawing
         )
         drawings["measured"] = Drawing(gallery, lambda cascade: cascade.first(depth))
     if ground.enlarges_real:
-        given = ground.made_small(ground.config.low_resolution)
+        given = ground.small(ground.config.low_resolution)
         gallery = Gallery(
             own / "enlarged",
-            ground.heldout[1],
+            ground.own.val.captions,
             sides[depth - 1 : depth],
             settings,
             cfg.num_samples,
@@ -148,7 +148,7 @@ def drawings_of(point: Point, folder: Path, ground: Ground) -> dict[str, Drawing
         drawings["enlarged"] = Drawing(gallery, lambda cascade: cascade.first(depth).last())
     small = None
     if not ground.begins_with_noise:
-        small = ground.made_small(ground.read[0].config["low_resolution"])[: len(prompts.shown)]
+        small = first(ground.small(ground.read[0].config["low_resolution"]), len(prompts.shown))
     shown = Gallery(own / "shown", prompts.shown, sides, settings, 1, cfg.batch_size, cfg.seed, small)
     drawings["shown"] = Drawing(shown, lambda cascade: cascade)
     for drawing in drawings.values():
@@ -170,10 +170,7 @@ def _subject(drawings: dict[str, Drawing], ground: Ground) -> Subject:
         gallery = drawings["enlarged"].gallery
         drawn = gallery.pictures(side)
         assert gallery.given is not None
-        given, truth = (
-            InMemory(pictures.repeat_interleave(gallery.num_samples, dim=0), drawn.captions)
-            for pictures in (gallery.given, ground.heldout[0])
-        )
+        given, truth = (repeated(pictures, gallery.num_samples) for pictures in (gallery.given, ground.own.val))
         enlarged["real"] = Enlarged(drawn, given, truth)
     drawn = _main(drawings).pictures(side)
     return Subject(drawn, ground.reference, lambda: ground.own, enlarged, lambda: ground.stage)

@@ -4,9 +4,8 @@ Prompts are cut into batches before the batches are dealt out, and a batch that 
 of a picture depend neither on the number of processes nor on where they were stopped.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from imagen.data.pixels import to_float
 from imagen.errors import UserError
 from imagen.files import atomic_write, write_json
 from imagen.image_grid import to_pil
-from imagen.metric.pictures import InFiles
+from imagen.metric.pictures import InFiles, Pictures
 from imagen.stage import GENERATE
 from imagen.task import Task
 
@@ -55,7 +54,7 @@ class Gallery:
     num_samples: int
     batch_size: int
     seed: int
-    given: UInt8[Tensor, "p 3 h w"] | None = None
+    given: Pictures | None = None
 
     def begin(self) -> None:
         """Make the folder and write ``samples.json``. Raises: UserError if it holds pictures of other settings."""
@@ -78,7 +77,7 @@ class Gallery:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "size": [self.sides[-1]] * 2,
-            "given": None if self.given is None else hashlib.sha256(self.given.numpy().tobytes()).hexdigest(),
+            "given": None if self.given is None else self.given.digest,
             "pictures": [
                 {"file": self._name(p, s, self.sides[-1]), "prompt": prompt, "negative_prompt": None, "sample": s}
                 for p, prompt in enumerate(self.prompts)
@@ -90,8 +89,13 @@ class Gallery:
     @cached_property
     def batches(self) -> list[range]:
         """Rows of ``prompts``, as many at a time as ``batch_size`` pictures are."""
-        step = max(1, self.batch_size // self.num_samples)
-        return [range(first, min(first + step, len(self.prompts))) for first in range(0, len(self.prompts), step)]
+        step, count = self.step, len(self.prompts)
+        return [range(first, min(first + step, count)) for first in range(0, count, step)]
+
+    @property
+    def step(self) -> int:
+        """How many prompts a batch is of."""
+        return max(1, self.batch_size // self.num_samples)
 
     def missing(self) -> list[range]:
         """The batches of which a picture is missing."""
@@ -101,10 +105,11 @@ class Gallery:
         """Draw this worker's share of the batches, as far as they are missing."""
         share, missing = self.batches[worker_index::worker_count], self.missing()
         todo = [batch for batch in share if batch in missing]
-        for batch in tqdm(todo, desc=self.folder.name, unit="batch", disable=not todo):
+        tasks = self._tasks(todo)
+        for batch, task in tqdm(tasks, desc=self.folder.name, unit="batch", total=len(todo), disable=not todo):
             samples = cascade.sample(
                 [self.prompts[p] for p in batch],
-                task=GENERATE if self.given is None else Enlarge(self.given[batch.start : batch.stop]),
+                task=task,
                 num_samples=self.num_samples,
                 seed=self.seed,
                 batch_size=self.batch_size,
@@ -114,6 +119,14 @@ class Gallery:
                 for p, row in zip(batch, pictures, strict=True):
                     for s, picture in enumerate(row):
                         self._save(picture, p, s, side)
+
+    def _tasks(self, todo: Sequence[range]) -> Iterator[tuple[range, Task]]:
+        """What is done in each of these batches."""
+        if self.given is None:
+            yield from ((batch, GENERATE) for batch in todo)
+        elif todo:
+            given = zip(self.batches, self.given.batches(self.step), strict=True)
+            yield from ((batch, Enlarge(pictures)) for batch, pictures in given if batch in todo)
 
     def pictures(self, side: int) -> InFiles:
         """The whole gallery at one stage's resolution, each picture with its prompt."""

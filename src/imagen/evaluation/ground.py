@@ -6,15 +6,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
 from omegaconf import DictConfig
-from torch import Tensor
 
 from imagen import build
-from imagen.data.pixels import downsample, to_float, to_uint8
 from imagen.errors import UserError
 from imagen.evaluation.reference import read_folder, read_set
-from imagen.metric.pictures import Pictures, PictureSet
+from imagen.metric.pictures import Pictures, PictureSet, made_small
 from imagen.metric.retrieval import first_in_hash_order
 from imagen.prompts import read_prompts_and_kinds
 from imagen.runs import checksum, config_hash, read_weights
@@ -88,7 +85,9 @@ class Ground:
     def reference(self) -> Pictures:
         """The real pictures. Raises: UserError where they are not there."""
         if self.cfg.reference == "auto":
-            return self.own
+            return self.own.whole
+        if self.cfg.reference == "heldout":
+            return self.own.val
         return read_folder(self.cfg.reference, self.sides[self.depth - 1])
 
     @cached_property
@@ -98,18 +97,9 @@ class Ground:
         stage.denoiser.to(self.device)
         return stage
 
-    @cached_property
-    def heldout(self) -> tuple[UInt8[Tensor, "v 3 h w"], list[str]]:
-        """The held-out pictures with their captions. Raises: UserError where there are none."""
-        rows = list(self.own.val)
-        if not rows:
-            raise UserError(f"lowres={self.cfg.lowres} enlarges held-out pictures, and the data has none")
-        return self.own.images[rows], [self.own.captions[i] for i in rows]
-
-    def made_small(self, side: int) -> UInt8[Tensor, "v 3 {side} {side}"]:
-        """The held-out pictures at ``side`` pixels, by block means, rounded to bytes as in a file."""
-        pictures = self.heldout[0]
-        return to_uint8(downsample(to_float(pictures), pictures.shape[-1] // side))
+    def small(self, side: int) -> Pictures:
+        """The held-out pictures at ``side`` pixels."""
+        return made_small(self.own.val, side)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -128,17 +118,16 @@ class Ground:
         """
         cfg = self.cfg
         if not self.begins_with_noise:
-            shown = self.heldout[1][: cfg.num_heldout_prompts]
+            shown = self.own.val.captions[: cfg.num_heldout_prompts]
             return Prompts([], shown, [f"{said} (held out)" for said in shown], [])
         if cfg.prompts != "auto":
             named = read_prompts_and_kinds(cfg.prompts)
             texts = [prompt.text for prompt in named]
             shown = texts[: cfg.num_train_prompts + cfg.num_heldout_prompts]
             return Prompts(texts, shown, shown, [prompt.kind for prompt in named])
-        own = self.own
-        trained, heldout = (
-            first_in_hash_order((own.captions[i] for i in rows), len(rows)) for rows in (own.train, own.val)
-        )
+        # all captions of a large set are read only if some are to be drawn
+        known = self.own.train.captions if cfg.num_measured or cfg.num_train_prompts else []
+        trained, heldout = (first_in_hash_order(said, len(said)) for said in (known, self.own.val.captions))
         sheet = [*trained[: cfg.num_train_prompts], *heldout[: cfg.num_heldout_prompts]]
         labels = [said if i < cfg.num_train_prompts else f"{said} (held out)" for i, said in enumerate(sheet)]
         measured = [*trained[: cfg.num_measured], *heldout]

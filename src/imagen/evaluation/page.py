@@ -13,6 +13,9 @@ from imagen.files import atomic_write
 MOST = 64
 """Prompts that are shown."""
 
+ARROWS = {"higher": "↑", "lower": "↓"}
+"""Which way a figure is better."""
+
 PAGE = """\
 <!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -30,7 +33,7 @@ h1, p { overflow-wrap: anywhere; }
 <h1>{{ title }}</h1>
 <p>{{ rows[0].drawn }} pictures a point, seed {{ rows[0].seed }}, measured against {{ rows[0].real }} real ones.</p>
 <div class="wide"><table>
-<tr><th>point</th>{% for name in figures %}<th>{{ name }}</th>{% endfor %}</tr>
+<tr><th>point</th>{% for name in figures %}<th>{{ name }} {{ arrows.get(name, '') }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr><th>{{ row.name }}</th>
 {% for name in figures %}{% set value = row.metrics.get(name) %}
 <td class="figure" title="n = {{ row.n.get(name, 0) }}">{{ "%.4g" % value if value is not none }}</td>
@@ -88,6 +91,7 @@ def write_page(rows: Sequence[dict[str, Any]], galleries: Sequence[Gallery], pat
         title=path.parent.name,
         rows=rows,
         figures=list(dict.fromkeys(name for row in rows for name in row["metrics"])),
+        arrows={name: ARROWS[way] for row in rows for name, way in row["directions"].items()},
         kinds=list(dict.fromkeys(kind for row in rows for kind in row["kinds"])),
         by_prompt=list(dict.fromkeys(name for row in rows for own in row["kinds"].values() for name in own)),
         curve=(path.parent / "curve.png").is_file(),

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,24 @@ from imagen.files import atomic_write, write_json
 from imagen.metric.base import Metric, Subject
 from imagen.runs import plain
 
-FORMAT = 2  # raise it when what a row holds changes: kept ones are then measured again
+FORMAT = 3  # raise it when what a row holds changes: kept ones are then measured again
 
 
 @dataclass
 class Told:
-    """What one metric says: figures, what they are means of, how many are behind each, and what else decides them."""
+    """What one metric says: figures, what they are means of, how many are behind each, and what else decides them.
+
+    ``asked`` are its settings, ``depends`` what of the data it was asked of beside pictures and reference.
+    """
 
     figures: dict[str, float]
     values: dict[str, Float[Tensor, " _"]]
     counts: dict[str, int]
     provenance: dict[str, str | int | float]
+    directions: dict[str, str]
     by_prompt: bool
     asked: dict[str, Any]
+    depends: dict[str, Any]
 
 
 @dataclass
@@ -61,18 +67,22 @@ class Measuring:
             "pictures": [hashlib.sha256(json.dumps(one.plan).encode()).hexdigest() for one in galleries],
             "kinds": hashlib.sha256("\n".join(self.kinds).encode()).hexdigest(),
             "metric": plain(point.cfg.metric),
-            "reference": subject.reference.digest,
+            "reference": subject.reference.captioned_digest,
         }
         kept = _kept(path, asked)
         told: dict[str, Told] = {}
         skipped: dict[str, str] = {}
         for name, node in point.cfg.metric.items():
             try:
-                same = name in kept and asked["metric"][name] == kept[str(name)].asked
-                told[str(name)] = kept[str(name)] if same else self._told(node, subject)
+                told[str(name)] = self._told(node, subject, kept.get(str(name)))
             except UserError as error:  # one metric's weights may be missing: the others are of use without it
                 skipped[str(name)] = str(error)
                 print(f"metric {name} gives no figure: {error}")
+        for name, one in list(told.items()):
+            if wrong := {figure: value for figure, value in one.figures.items() if not math.isfinite(value)}:
+                told[name] = replace(one, figures={key: said for key, said in one.figures.items() if key not in wrong})
+                skipped[name] = ", ".join(f"{figure} is {value}" for figure, value in wrong.items())
+                print(f"metric {name} leaves out what is not finite: {skipped[name]}")
         figures = {figure: value for one in told.values() for figure, value in one.figures.items()}
         row = {
             "point": point.settings,
@@ -82,6 +92,9 @@ class Measuring:
             "metrics": figures,
             "n": {
                 figure: one.counts.get(figure, len(subject.drawn)) for one in told.values() for figure in one.figures
+            },
+            "directions": {
+                figure: way for one in told.values() for figure, way in one.directions.items() if figure in figures
             },
             "kinds": self._by_kind(told),
             "by_prompt": [name for name, one in told.items() if one.by_prompt],
@@ -93,26 +106,32 @@ class Measuring:
             "sampling": dict(settings),
             "slots": galleries[0].settings["slots"],
             "asked": asked,
+            "depends": {name: one.depends for name, one in told.items()},
         }
         values: dict[str, Any] = {name: array.numpy() for one in told.values() for name, array in one.values.items()}
         with atomic_write(folder / "values.npz") as temporary, temporary.open("wb") as file:
             np.savez(file, **values)
-        write_json(path, row)
+        write_json(path, row, allow_nan=False)
         return row
 
-    def _told(self, node: Any, subject: Subject) -> Told:
+    def _told(self, node: Any, subject: Subject, kept: Told | None) -> Told:
         key = json.dumps(plain(node))
         if key in self.once:
             return self.once[key]
         metric: Metric = build.instantiate(node)
         metric.device = self.device
+        depends = metric.depends(subject)
+        if kept is not None and (kept.asked, kept.depends) == (plain(node), depends):
+            return kept
         told = Told(
             metric.measure(subject),
             metric.values(),
             metric.counts(),
             metric.provenance(),
+            dict(metric.directions()),
             bool(metric.by_prompt),
             plain(node),
+            depends,
         )
         if not metric.of_sampling:
             self.once[key] = told
@@ -124,7 +143,7 @@ class Measuring:
         found: dict[str, dict[str, dict[str, float | int]]] = {}
         for kind in sorted(set(self.kinds) - {""}):
             own = torch.tensor([kind == one for one in self.kinds])
-            asked = {name: array[own & ~array.isnan()].double() for name, array in values.items()}
+            asked = {name: array[own & array.isfinite()].double() for name, array in values.items()}
             found[kind] = {
                 name: {"value": some.mean().item(), "n": len(some)} for name, some in asked.items() if len(some)
             }
@@ -132,7 +151,7 @@ class Measuring:
 
 
 def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Told]:
-    """What metrics said of the same pictures and reference before; of one that gave no figure nothing."""
+    """What metrics said of the same pictures and reference before; nothing of one that left a figure out."""
     row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     same = {**row.get("asked", {}), "metric": None} == json.loads(json.dumps({**asked, "metric": None}))
     if not same or not (path.parent / "values.npz").is_file():
@@ -145,8 +164,11 @@ def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Told]:
             {value: values[value] for value in row["values"][name]},
             {figure: row["n"][figure] for figure, metric in row["metric_of"].items() if metric == name},
             known,
+            {figure: way for figure, way in row["directions"].items() if row["metric_of"][figure] == name},
             name in row["by_prompt"],
             row["asked"]["metric"][name],
+            row["depends"][name],
         )
         for name, known in row["provenance"].items()
+        if name not in row["skipped"]
     }

@@ -11,7 +11,7 @@ from imagen.files import atomic_write
 log = logging.getLogger(__name__)
 
 FIDELITY = ("fid", "fd_dinov2", "cmmd", "kid", "fd_pixel")
-ALIGNMENT = ("clip_score", "retrieval_top10", "heldout_cosine")
+ALIGNMENT = ("clip_score", "retrieval_top10", "heldout_top10", "heldout_cosine")
 """The axes of the paper's figure 4, and what stands in for them without weights: of each the first that is there."""
 
 PAIR = (FIDELITY, ALIGNMENT)
@@ -88,7 +88,9 @@ def write_curve(rows: Sequence[dict[str, Any]], path: Path) -> None:
         plot.plot(x, y, marker="o", label=label or None)
         for row, at in zip(line, zip(x, y, strict=True), strict=True):
             plot.annotate(str(row["point"][axis]), at, textcoords="offset points", xytext=(4, 4), fontsize=8)
-    plot.set(xlabel=pair[1], ylabel=pair[0], title=f"along {axis}")
+    better = rows[0]["directions"]
+    y, x = (f"{name} ({better[name]} is better)" for name in pair)
+    plot.set(xlabel=x, ylabel=y, title=f"along {axis}")
     plot.grid(alpha=0.3)
     if others:
         plot.legend()

@@ -4,6 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,9 @@ from imagen.errors import UserError
 from imagen.metric.extractor import Extractor
 from imagen.metric.pictures import Pictures, PictureSet
 from imagen.stage import Stage
+
+Direction = Literal["higher", "lower"]
+"""Which way a figure is better."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,9 @@ class Enlarged:
 class Subject:
     """One point of sampling: ``drawn`` to be measured against ``reference``.
 
-    ``own`` is the set that the stage was trained on, ``enlarged`` what it made of low-resolution pictures of several
-    kinds (``samples``, ``real``), ``stage`` the trained stage on its device. The two that are called are loaded then,
-    and raise UserError where they are missing.
+    ``own`` is the set that the stage was trained on, its splits read when they are asked for; ``enlarged`` what it made
+    of low-resolution pictures of several kinds (``samples``, ``real``), ``stage`` the trained stage on its device. The
+    two that are called are loaded then, and raise UserError where they are missing.
     """
 
     drawn: Pictures
@@ -57,6 +61,14 @@ class Metric(ABC):
     @abstractmethod
     def measure(self, subject: Subject) -> dict[str, float]:
         """The figures by name. Raises: UserError where there are too few pictures, or weights are missing."""
+
+    @abstractmethod
+    def directions(self) -> dict[str, Direction]:
+        """Which way figures are better, once measured; none of what is neither (p-values, shuffled controls)."""
+
+    def depends(self, subject: Subject) -> dict[str, Any]:
+        """What of the subject, beside its pictures and reference, decides the figures: plain, to be held against."""
+        return {}
 
     def values(self) -> dict[str, Float[Tensor, " _"]]:
         """What figures of these names are means of, NaN where nothing was to be measured; for paired comparisons."""

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.metric.base import PictureMetric
+from imagen.metric.base import Direction, PictureMetric
 from imagen.metric.extractor import CLIP_MEAN, CLIP_STD, to_square
 from imagen.metric.pictures import Pictures
 from imagen.ranges import Count
@@ -42,6 +42,9 @@ class CLIPScore(PictureMetric):
         if self._real:
             figures["clip_score_real"] = self._cosines(reference, model, tokenizer).mean().item()
         return figures
+
+    def directions(self) -> dict[str, Direction]:
+        return {"clip_score": "higher"}
 
     def values(self) -> dict[str, Float[Tensor, " _"]]:
         return {"clip_score": self._values}

@@ -14,14 +14,18 @@ from torch import Tensor
 
 from imagen.data.pixels import downsample
 from imagen.errors import UserError
-from imagen.metric.base import Enlarged, Metric, Subject
+from imagen.metric.base import Direction, Enlarged, Metric, Subject
 from imagen.ranges import Count
+
+ROUNDING = 1 / 12
+"""The mean square error of rounding to whole bytes: a step is 1, and the error even between -1/2 and 1/2."""
 
 
 class EnlargementMetric(Metric):
     """The mean over pictures of ``of_batch``, under ``name`` and the kind of what was enlarged."""
 
     name: str
+    better: Direction = "lower"
     resize = "none"
     needs_truth = False
 
@@ -57,6 +61,9 @@ class EnlargementMetric(Metric):
     def values(self) -> dict[str, Float[Tensor, " _"]]:
         return self._values
 
+    def directions(self) -> dict[str, Direction]:
+        return dict.fromkeys(self._values, self.better)
+
     def provenance(self) -> dict[str, str | int | float]:
         return {"resize": self.resize}
 
@@ -74,6 +81,7 @@ class PSNR(EnlargementMetric):
     """``psnr``: peak signal-to-noise ratio to the real picture in dB, the mean of the pictures' own."""
 
     name = "psnr"
+    better = "higher"
     needs_truth = True
 
     def of_batch(
@@ -116,9 +124,12 @@ class ColourDrift(EnlargementMetric):
 
 
 def psnr(drawn: UInt8[Tensor, "n 3 h w"], real: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
-    """Peak signal-to-noise ratio of each picture in dB, over all its pixels and channels; infinite where equal."""
+    """Peak signal-to-noise ratio of each picture in dB, over all its pixels and channels; 58.9 where equal.
+
+    The real picture is itself known only to the nearest byte: no error counts as less than rounding's own mean square.
+    """
     error = (drawn.double() - real.double()).square().flatten(1).mean(dim=1)
-    return 10 * torch.log10(255.0**2 / error)
+    return 10 * torch.log10(255.0**2 / error.clamp(min=ROUNDING))
 
 
 def consistency(drawn: UInt8[Tensor, "n 3 h w"], given: UInt8[Tensor, "n 3 h2 w2"], scale: int) -> Float[Tensor, " n"]:

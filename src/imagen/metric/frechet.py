@@ -9,7 +9,7 @@ from abc import abstractmethod
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from imagen.metric.base import PictureMetric, check_counts
+from imagen.metric.base import Direction, PictureMetric, check_counts
 from imagen.metric.extractor import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -44,6 +44,9 @@ class FrechetDistance(PictureMetric):
             for batch in pictures.batches(self.batch_size):
                 distance.update(batch.to(self.device), real=real)
         return {self.name: distance.compute().item()}
+
+    def directions(self) -> dict[str, Direction]:
+        return {self.name: "lower"}
 
     def provenance(self) -> dict[str, str | int | float]:
         return {} if self._extractor is None else self._extractor.identity()

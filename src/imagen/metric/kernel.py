@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from imagen.metric.base import PictureMetric, check_counts, features_of
+from imagen.metric.base import Direction, PictureMetric, check_counts, features_of
 from imagen.metric.extractor import CLIP_MEAN, CLIP_STD, Extractor, Inception, VisionTransformer
 from imagen.metric.pictures import Pictures
 from imagen.ranges import Count, Natural
@@ -57,6 +57,9 @@ class KID(PictureMetric):
             mean, deviation = distance.compute()
         return {"kid": mean.item(), "kid_std": deviation.item()}
 
+    def directions(self) -> dict[str, Direction]:
+        return {"kid": "lower"}
+
     def provenance(self) -> dict[str, str | int | float]:
         known = {} if self._extractor is None else self._extractor.identity()
         return {**known, "subsets": self.subsets, "subset_size": self.subset_size, "seed": self.seed}
@@ -80,6 +83,9 @@ class CMMD(PictureMetric):
             for pictures in (drawn, reference)
         )
         return {"cmmd": 1000 * gaussian_mmd(x, y, self.sigma)}
+
+    def directions(self) -> dict[str, Direction]:
+        return {"cmmd": "lower"}
 
     def provenance(self) -> dict[str, str | int | float]:
         known = {} if self._extractor is None else self._extractor.identity()

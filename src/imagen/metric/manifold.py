@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from imagen.metric.base import PictureMetric, check_counts, features_of
+from imagen.metric.base import Direction, PictureMetric, check_counts, features_of
 from imagen.metric.extractor import IMAGENET_MEAN, IMAGENET_STD, Extractor, PixelComponents, VisionTransformer
 from imagen.metric.pictures import Pictures
 from imagen.ranges import Count
@@ -36,6 +36,9 @@ class PrecisionRecall(PictureMetric):
             "precision": within(own, real, self.k).double().mean().item(),
             "recall": within(real, own, self.k).double().mean().item(),
         }
+
+    def directions(self) -> dict[str, Direction]:
+        return {"precision": "higher", "recall": "higher"}
 
     def provenance(self) -> dict[str, str | int | float]:
         known = {} if self._extractor is None else self._extractor.identity()

@@ -1,16 +1,18 @@
 """Does the picture follow the words? Retrieval among the pictures of the training set, against shuffled prompts.
 
-Two questions, each asked again with the prompts shuffled among the samples, which shows what pictures that ignore their
+Questions, each asked again with the prompts shuffled among the samples, which shows what pictures that ignore their
 prompt would score:
 
 1. Trained captions: is the caption's own picture among the k pictures nearest to its sample?
-2. Held-out captions: is the caption of the nearest picture close to the prompt in meaning?
+2. Held-out captions: the same, of a picture that training never saw. No network judges it.
+3. Held-out captions: is the caption of the nearest picture close to the prompt in meaning?
 
 Nearness of pictures is L2 over uint8 pixels at the samples' own size, computed exactly.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +20,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from imagen.errors import UserError
-from imagen.metric.base import Metric, Subject
-from imagen.metric.pictures import Pictures, PictureSet
+from imagen.metric.base import Direction, Metric, Subject
+from imagen.metric.pictures import Pictures, PictureSet, in_memory
 from imagen.randomness import generator_of
 from imagen.ranges import Count, Natural
 from imagen.text_encoder import TextEncoder
@@ -27,7 +29,7 @@ from imagen.types import TextEmbedding
 
 
 class Retrieval(Metric):
-    """Both questions, as numbers for a report.
+    """All questions, as numbers for a report.
 
     ``k`` lists the sizes of the neighbourhood, ``permutations`` is how many shuffles the held-out p-value counts,
     ``seed`` that of the shuffles.
@@ -49,39 +51,49 @@ class Retrieval(Metric):
     def __call__(self, drawn: Pictures, reference: PictureSet) -> dict[str, float]:
         """Each question of the pictures drawn for captions of its split; without any, its figures are left out.
 
-        Raises: UserError if no caption drawn is one of ``reference``.
+        Raises: UserError if no caption drawn is one of ``reference``, or that is too large to be held in memory.
         """
         self._values = {}
+        captions, trained = reference.whole.captions, len(reference.train)
         row_of = {
-            split: {reference.captions[i]: i for i in reversed(rows)}
-            for split, rows in (("train", reference.train), ("val", reference.val))
+            split: {captions[i]: i for i in reversed(rows)}
+            for split, rows in (("train", range(trained)), ("val", range(trained, len(captions))))
         }
         asked = {split: [i for i, said in enumerate(drawn.captions) if said in rows] for split, rows in row_of.items()}
         if not any(asked.values()):
             raise UserError("retrieval needs prompts that are captions of the data set, and none of these is")
         self._asked = {split: len(rows) for split, rows in asked.items()}
-        samples = torch.cat(list(drawn.batches(1024)))
+        pictures, samples = in_memory(reference.whole, "retrieval"), torch.cat(list(drawn.batches(1024)))
         own = {split: torch.tensor([row_of[split][drawn.captions[i]] for i in rows]) for split, rows in asked.items()}
         figures: dict[str, float] = {}
         if asked["train"]:
-            figures |= self.trained(samples[asked["train"]], own["train"], reference.images)
+            figures |= self.hits("retrieval", samples[asked["train"]], own["train"], pictures)
         if asked["val"]:
             self._sentence_encoder = reference.judge.name
-            sentences = embed_sentences(reference.judge, reference.captions)
-            figures |= self.heldout(samples[asked["val"]], own["val"], reference.images, sentences)
+            sentences = embed_sentences(reference.judge, captions)
+            figures |= self.hits("heldout", samples[asked["val"]], own["val"], pictures)
+            figures |= self.meaning(samples[asked["val"]], own["val"], pictures, sentences)
         self._values = {
-            name: _spread(values, asked["val" if name == "heldout_cosine" else "train"], len(drawn))
+            name: _spread(values, asked["val" if name.startswith("heldout") else "train"], len(drawn))
             for name, values in self._values.items()
         }
         return figures
+
+    def directions(self) -> dict[str, Direction]:
+        return dict.fromkeys(self._values, "higher")
+
+    def depends(self, subject: Subject) -> dict[str, Any]:
+        own = subject.own()
+        return {"data": own.whole.captioned_digest, "judge": own.judge.declared()}
 
     def values(self) -> dict[str, Float[Tensor, " _"]]:
         return self._values
 
     def counts(self) -> dict[str, int]:
+        ranks = [f"top{k}{suffix}" for k in self.k for suffix in ("", "_shuffled")]
         names = {
-            "train": [f"retrieval_top{k}{suffix}" for k in self.k for suffix in ("", "_shuffled")],
-            "val": ["heldout_cosine", "heldout_cosine_shuffled", "heldout_p"],
+            "train": [f"retrieval_{rank}" for rank in ranks],
+            "val": [*(f"heldout_{rank}" for rank in ranks), "heldout_cosine", "heldout_cosine_shuffled", "heldout_p"],
         }
         return {name: count for split, count in self._asked.items() for name in names[split]}
 
@@ -89,10 +101,10 @@ class Retrieval(Metric):
         nearness = {"extractor": "pixels", "resize": "none"}
         return {**nearness, "sentence_encoder": self._sentence_encoder, "seed": self.seed}
 
-    def trained(
-        self, samples: UInt8[Tensor, "m 3 h w"], own: Int[Tensor, " m"], pictures: UInt8[Tensor, "n 3 h w"]
+    def hits(
+        self, name: str, samples: UInt8[Tensor, "m 3 h w"], own: Int[Tensor, " m"], pictures: UInt8[Tensor, "n 3 h w"]
     ) -> dict[str, float]:
-        """Share of samples with a hit: ``retrieval_top<k>`` and ``retrieval_top<k>_shuffled`` for every k.
+        """Share of samples with a hit: ``<name>_top<k>`` and ``<name>_top<k>_shuffled`` for every k.
 
         ``own[i]`` is the row in ``pictures`` of the picture whose caption sample i was drawn from; ``pictures`` are all
         of the set. By chance a share of about k / n hits.
@@ -100,14 +112,14 @@ class Retrieval(Metric):
         _check(samples, pictures, largest_k=max(self.k))
         shuffle = derangement(len(own), generator_of(self.seed, "retrieval", "shuffle"))
         ranks = {"": own_rank(samples, own, pictures), "_shuffled": own_rank(samples, own[shuffle], pictures)}
-        self._values |= {f"retrieval_top{k}": (ranks[""] < k).double() for k in self.k}
+        self._values |= {f"{name}_top{k}": (ranks[""] < k).double() for k in self.k}
         return {
-            f"retrieval_top{k}{suffix}": (rank < k).double().mean().item()
+            f"{name}_top{k}{suffix}": (rank < k).double().mean().item()
             for k in self.k
             for suffix, rank in ranks.items()
         }
 
-    def heldout(
+    def meaning(
         self,
         samples: UInt8[Tensor, "m 3 h w"],
         own: Int[Tensor, " m"],
