@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import DeviceType, ProfilerActivity, profile
 
 RULES = {
     "optimizer": r"^(clip|optimizer)$",
@@ -54,7 +54,7 @@ def milliseconds_by_kind(call: Callable[[], Any], device: torch.device, parts: i
 def _totals(events: Iterable[Any], gpu: bool) -> dict[str, float]:
     totals = dict.fromkeys(KINDS, 0.0)
     for event in events:
-        if event.device_type == torch.autograd.DeviceType.CPU:  # a GPU's kernels count with what launched them
+        if event.device_type == DeviceType.CPU:  # a GPU's kernels count with what launched them
             totals[kind_of(list(_path(event)))] += event.self_device_time_total if gpu else event.self_cpu_time_total
     return totals
 

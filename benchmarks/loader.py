@@ -152,7 +152,10 @@ def main() -> None:
         root = Path(folder)
         make_set(root, 4, 250, options.size)
         text = text_folder(root, "train", "hash", Hash(name="hash", width=WIDTH, max_length=32).fingerprint())
-        pairs = [(tar, text / tar.name) for tar in sorted((root / "train" / f"images-{options.size}").glob("*.tar"))]
+        pairs = [
+            (tar, Path(str(text / tar.name)))
+            for tar in sorted((root / "train" / f"images-{options.size}").glob("*.tar"))
+        ]
         rates: dict[str, list[float]] = {"bare loop": [], "exact loader": []}
         for _ in range(options.rounds):
             bare = iter(DataLoader(Bare(pairs), batch_size=None, num_workers=options.workers))

@@ -40,7 +40,8 @@ def shapes(preset: str, count: int) -> list[tuple[int, int, int]]:
         inputs = example(cfg, cfg.data.get("crop") or cfg.resolution)
 
     def note(module: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
-        found.update({tuple(given[0].shape[1:]): given[0].numel()})
+        channels, height, width = given[0].shape[1:]
+        found[channels, height, width] += given[0].numel()
 
     for module in network.modules():
         if isinstance(module, GroupNorm) and module.silu:

@@ -57,8 +57,7 @@ def run(benchmark: str, script: str, options: argparse.Namespace, measure: Measu
             figures["utilisation"] = rounded(figures["tflops_per_s"] * 1e12 / rate)
         case = options.case or f"{preset}{' compiled' if options.compile else ''}"
         path = record(benchmark, case, figures, device, options.results)
-        print(f"{case}: {json.dumps(figures)}", flush=True)
-    print(f"written to {path}")
+        print(f"{case}: {json.dumps(figures)}\nwritten to {path}", flush=True)
 
 
 def hindrance(flops: float, size: float, limit_s: float, rate: float | None, device: torch.device) -> str | None:
