@@ -4,17 +4,20 @@ import functools
 import itertools
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from imagen import build
-from imagen.ablation.study import Study, read_study
-from imagen.ablation.sweep import asked_of, points_of, seeds_of
-from imagen.build_check import check
+from imagen.ablation.asked import Asked
+from imagen.ablation.study import Point, read_study, study_named
+from imagen.build_check import check, check_text
 from imagen.cli import CONF
 from imagen.errors import UserError
+from imagen.report.contrast import contrasts_of
 
 ABLATIONS = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
 SCALES = sorted(path.stem for path in (CONF / "scale").glob("*.yaml"))
@@ -27,10 +30,6 @@ IN_THE_PAPER = {
 
 
 OF_THE_NETWORK = ("seed", "network", "null_text", "text_pooling", "group_norm")
-
-
-def columns_of(study: Study) -> set[str]:
-    return {"variant", "seed", *study.axes}
 
 
 def test_all_of_the_papers_are_there():
@@ -48,10 +47,10 @@ def test_its_header_says_what_it_is(name):
 
 
 @functools.cache  # variants differ in what is no part of the network, too
-def build_network(**parts: str) -> None:
+def build_network(**parts: str) -> nn.Module:
     cfg = OmegaConf.create({key: json.loads(part) for key, part in parts.items()})
     with torch.device("meta"):
-        build.build_network(cfg)
+        return build.build_network(cfg)
 
 
 @pytest.mark.parametrize(("name", "scale"), BOTH)
@@ -63,28 +62,40 @@ def test_every_variant_composes_and_builds_on_the_meta_device(name, scale):
         check(point.cfg)
         build.sampling_parts(point.cfg)
         config = build.run_config(point.cfg)
-        build_network(**{key: json.dumps(config[key]) for key in OF_THE_NETWORK})
+        check_text(point.cfg, build_network(**{key: json.dumps(config[key]) for key in OF_THE_NETWORK}))
     for base in study.bases(points[0].cfg):
         assert base.cfg.resolution < points[0].cfg.resolution
     assert set(study.plot) <= {"x", "y", "pareto"}
 
 
 @pytest.mark.parametrize(("name", "scale"), BOTH)
-def test_its_verdict_is_a_contrast_of_what_is_measured(name, scale):
+def test_its_verdicts_are_contrasts_of_its_own_variants_and_axes(name, scale):
     study = read_study(name, scale)
-    verdict = study.verdict
-    assert set(verdict) == {"metric", "expected", "contrast"}
-    assert verdict["expected"] in ("positive", "negative")
-    assert sum(term["times"] for term in verdict["contrast"]) == 0
-    for term in verdict["contrast"]:
-        assert set(term["of"]) <= columns_of(study)
-        assert term["of"].get("variant", next(iter(study.variants))) in study.variants
-        assert all(value in study.axes[key] for key, value in term["of"].items() if key in study.axes)
+    assert set(study.verdict) == {"metric", "expected", "contrast"}
+    for verdict in (study.verdict, *study.also):
+        assert {"metric", "expected"} <= set(verdict) <= set(study.verdict)
+        assert verdict["expected"] in ("positive", "negative", {"within": 0.02})
+        for contrast in contrasts_of(study, verdict.get("contrast", study.verdict["contrast"])):
+            assert contrast.of.keys() == contrast.less.keys(), "one thing is compared with another of its kind"
+            assert contrast.of != contrast.less
+
+
+def test_what_reads_text_is_all_that_the_arms_without_it_lack():
+    for scale in SCALES:
+        study = read_study("sr_text", scale)
+        networks = [study.point(variant, 0, ["data.root=data/mine"]).cfg.network for variant in study.variants]
+        for network in networks:
+            assert network | {"cross_attention": None} == networks[0] | {"cross_attention": None}
+        assert [any(network.cross_attention) for network in networks] == [True, False, False]
+        assert not any(networks[0].self_attention), "it reads the text too"
+
+
+def points_of(name: str, *arguments: str) -> list[Point]:
+    return Asked.of([f"ablation={name}", "scale=demo", *arguments]).points()
 
 
 def test_a_study_is_a_multirun_over_variants_and_seeds(tmp_path):
-    study = read_study("text_conditioning", "demo")
-    points = points_of(study, ["variant=mean_pooling,cross_attention", "seed=0,1", f"output_dir={tmp_path}"])
+    points = points_of("text_conditioning", "variant=mean_pooling,cross_attention", "seeds=2", f"output_dir={tmp_path}")
     assert [point.name for point in points] == [
         "mean_pooling-s0",
         "cross_attention-s0",
@@ -106,11 +117,47 @@ def test_what_is_none_is_refused_by_name(tmp_path):
         read_study("encodersize", "demo")
     with pytest.raises(UserError, match="scale=huge is not an option of scale: there are demo, gpu, paper"):
         read_study("encoder_size", "huge")
-    study = read_study("unet_size", "demo")
+    with pytest.raises(UserError, match="sweep=encoder_size names no sweep: write <ablation>-<scale>"):
+        study_named("encoder_size")
     with pytest.raises(UserError, match="variant=wide is none of ablation=unet_size: it has width_16"):
-        points_of(study, ["variant=wide", "seed=0"])
+        points_of("unet_size", "variant=wide", "seed=0")
     with pytest.raises(UserError, match=r"optimizer\.lr=1e-3,1e-4 sweeps another key"):
-        points_of(study, ["variant=width_16", "seed=0", "optimizer.lr=1e-3,1e-4"])
+        points_of("unet_size", "variant=width_16", "seed=0", "optimizer.lr=1e-3,1e-4")
     for wrong in ("0", "three", "-1"):
         with pytest.raises(UserError, match=f"seeds={wrong} must be a whole number"):
-            seeds_of(asked_of(["ablation=unet_size", f"seeds={wrong}"]))
+            points_of("unet_size", f"seeds={wrong}")
+    for wrong in ("abc", "-1", "0.5", "null"):
+        with pytest.raises(UserError, match=f"seed={wrong} must be a whole number of at least 0"):
+            points_of("unet_size", f"seed=0,{wrong}")
+    for own in ("experiment=toy", "sweep=unet_size-demo"):
+        with pytest.raises(UserError, match=f"{own} does not go with ablation=unet_size, which has its own"):
+            points_of("unet_size", own)
+
+
+def test_a_command_line_is_read_in_one_way():
+    said = ["-m", "ablation=unet_size", "scale=demo", "seeds=2", "variant=width_16", "finished=a.csv", "wandb=offline"]
+    asked = Asked.of(said)
+    assert (asked.study.name, asked.seeds, asked.flags) == ("unet_size", 2, ["-m"])
+    assert asked.overrides() == ["experiment=lab_base16", "seed=0,1", *said[4:]], "which the sweep hands to Hydra"
+    asked = Asked.of(said, ["finished", "wandb"])
+    assert (asked.finished, asked.wandb, asked.own) == (Path("a.csv"), "offline", ["variant=width_16"])
+    assert asked.again() == said[1:4]
+    for missing, words in (
+        ("ablation=unet_size", "are of an ablation"),
+        ("scale=demo", "add scale=demo, gpu or paper"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Asked.of([one for one in said if one != missing])
+
+
+def test_what_is_measured_otherwise_lies_in_another_folder(tmp_path):
+    study = read_study("encoder_size", "demo")
+
+    def folder(*measure: str) -> str:
+        return study.point("layers_6", 0, [f"output_dir={tmp_path}", f"measure={json.dumps(measure)}"]).evaluation.name
+
+    assert folder() == folder("device=cpu") == folder(study.measure[0]) == "encoder_size-demo"
+    other = folder("num_measured=8", "base_batch_size=4")
+    assert re.fullmatch("encoder_size-demo-[0-9a-f]{8}", other)
+    assert folder("base_batch_size=4", "num_measured=8") == other
+    assert folder("num_measured=9") != other

@@ -3,29 +3,38 @@
 import csv
 import json
 import sys
+from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from imagen.ablation import as_asked, run, sweep
+from imagen.ablation import as_asked, prepare, run
+from imagen.ablation.asked import Asked
 from imagen.ablation.failures import failures, forget_failure, note_failure
 from imagen.ablation.finished import finished_points
+from imagen.ablation.processes import Processes
 from imagen.ablation.study import Study, read_study
 from imagen.ablation.sweep import evaluation_of
-from imagen.cli import compose
+from imagen.build import run_config
+from imagen.cli import CONF, compose, explain
 from imagen.errors import UserError
 from imagen.hold import hold
+from imagen.runs import RunFolder
+from imagen.training import train
 
 STUDY = ["-m", "ablation=text_layernorm", "scale=demo"]
+MEASURE = run.measure
 
 
 @pytest.fixture
 def commands(monkeypatch):
     """What a sweep runs before its first point, run by nobody."""
-    came: list[str] = []
-    monkeypatch.setattr(sweep, "_run", came.append)
+    came: list[tuple[str, ...]] = []
+    monkeypatch.setattr(prepare, "_run", came.append)
     return came
 
 
@@ -49,8 +58,8 @@ def test_an_ablation_becomes_its_multirun(tmp_path, commands):
         "sweep=text_layernorm-demo",
     ]
     assert commands == [
-        "data_prep/openmoji.py root=data/openmoji 'sizes=[16,64]'",
-        "data_prep/embed_text.py root=data/openmoji text_encoder=minilm",
+        ("data_prep/openmoji.py", "root=data/openmoji", "sizes=[16,64]"),
+        ("data_prep/embed_text.py", "root=data/openmoji", "text_encoder=minilm"),
     ], "once, whatever the number of points"
 
 
@@ -60,16 +69,32 @@ def test_what_the_command_line_sets_wins(tmp_path, commands):
 
 
 def test_super_resolution_has_its_base_trained_once_before(tmp_path, commands):
-    expanded("-m", "ablation=skip_scaling", "scale=demo", "seeds=2", f"output_dir={tmp_path}")
-    assert commands[-1] == f"train.py experiment=lab_base16 output_dir={tmp_path} data.root=data/openmoji"
-    assert sum(command.startswith("train.py") for command in commands) == 1
+    expanded("-m", "ablation=skip_scaling", "scale=demo", "seeds=2", f"output_dir={tmp_path}", "data.root='my, data'")
+    assert commands[-1] == ("train.py", "experiment=lab_base16", f"output_dir={tmp_path}", 'data.root="my, data"')
+    assert sum(command[0] == "train.py" for command in commands) == 1
+
+
+def test_what_is_prepared_runs_where_the_user_is_and_alone(tmp_path, monkeypatch, capfd):
+    script = tmp_path / "the project" / "there.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import os, sys; print(os.getcwd(), sys.argv[1:], os.environ.get('RANK')); sys.exit(len(sys.argv) - 2)"
+    )
+    (tmp_path / "user").mkdir()
+    monkeypatch.setattr(prepare, "CONF", script.parent / "conf")
+    monkeypatch.chdir(tmp_path / "user")
+    monkeypatch.setenv("RANK", "0")
+    prepare._run(["there.py", "root=my data"])
+    assert f"{tmp_path / 'user'} ['root=my data'] None" in capfd.readouterr().out
+    with pytest.raises(UserError, match=r"`python '../the project/there.py' a b`, which the sweep needs.* status 1"):
+        prepare._run(["there.py", "a", "b"])
 
 
 def test_each_encoder_reads_the_captions_once(tmp_path, commands):
     expanded("-m", "ablation=encoder_size", "scale=demo", "seeds=2", f"output_dir={tmp_path}")
-    read = [command for command in commands if "embed_text" in command]
+    read = [command for command in commands if "data_prep/embed_text.py" in command]
     assert len(read) == len(read_study("encoder_size", "demo").variants)
-    assert read[0].endswith("text_encoder=minilm text_encoder.num_layers=0")
+    assert read[0][2:] == ("text_encoder=minilm", "text_encoder.num_layers=0")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +112,8 @@ def test_half_of_it_is_refused(arguments, said):
 
 def test_an_ablation_of_sampling_is_an_evaluation_of_ones_own_stages():
     given = evaluation_of(["-m", "ablation=threshold", "scale=demo", "seeds=2", "stages=[a]", "num_measured=8"])
-    assert given[-4:] == ["output_dir=outputs/evaluations/threshold-demo", "-m", "stages=[a]", "num_measured=8"]
+    assert given[0] == "-m"
+    assert given[-3:] == ["output_dir=outputs/evaluations/threshold-demo", "stages=[a]", "num_measured=8"]
     assert not any(argument.startswith(("ablation", "num_measured=2")) for argument in given)
     said = OverridesParser.create().parse_overrides([next(part for part in given if part.startswith("axes="))])
     assert said[0].value() == {"seed": [0, 1], **read_study("threshold", "demo").axes}
@@ -97,11 +123,16 @@ def test_an_ablation_of_sampling_is_an_evaluation_of_ones_own_stages():
 
 def test_failed_points_are_listed_at_the_end_until_they_succeed(tmp_path, commands, capsys):
     folder = read_study("text_layernorm", "demo").folder(tmp_path)
-    with pytest.raises(SystemExit, match="1 points failed"), as_asked([*STUDY, f"output_dir={tmp_path}"]):
-        note_failure(folder, "without-s0", UserError("the loss\nis not finite"), "python train.py a=b")
+    asked = [*STUDY, f"output_dir={tmp_path}"]
+    point = Asked.of(asked).points()[1]
+    with pytest.raises(SystemExit, match="1 points failed"), as_asked(asked):
+        note_failure(folder, point.key, "the loss\nis not finite", "python train.py a=b")
     assert "failed: without-s0: the loss is not finite\n  python train.py a=b" in capsys.readouterr().err
-    with as_asked([*STUDY, f"output_dir={tmp_path}"]):
-        forget_failure(folder, "without-s0")
+    for others in ("max_steps=3", 'measure=["num_measured=3"]', "variant=with_norm"):
+        with as_asked([*asked, others]):
+            pass  # of whose points none has failed
+    with as_asked(asked):
+        forget_failure(folder, point.key)
     assert failures(folder) == {}
 
 
@@ -127,7 +158,7 @@ def at_a_point(tmp_path, monkeypatch):
     """The second of a multirun's points, and what is done there."""
     done: list[str] = []
     monkeypatch.setattr(run, "train", lambda cfg: done.append("trained"))
-    monkeypatch.setattr(run, "measure", lambda study, point: done.append(f"measured {point.name}"))
+    monkeypatch.setattr(run, "measure", lambda study, point, _: done.append(f"measured {point.name}"))
     study = read_study("text_layernorm", "demo")
     study.store()
     overrides = ["experiment=lab_base16", "variant=without", "seed=3", "sweep=text_layernorm-demo"]
@@ -138,7 +169,7 @@ def at_a_point(tmp_path, monkeypatch):
 
 
 def compose_hydra(overrides):
-    own = {"runtime": {"choices": {"variant": "without"}}, "overrides": {"task": overrides}}
+    own = {"mode": "MULTIRUN", "runtime": {"choices": {"variant": "without"}}, "overrides": {"task": overrides}}
     return OmegaConf.create({"hydra": own})
 
 
@@ -154,8 +185,9 @@ def test_a_point_that_fails_is_noted_and_the_sweep_goes_on(at_a_point, monkeypat
     monkeypatch.setattr(run, "measure", lambda *_: (_ for _ in ()).throw(UserError("weights are missing")))
     run.run_point(cfg)
     failed = failures(study.folder(cfg.output_dir))
-    assert failed["without-s3"]["error"] == "weights are missing"
-    assert failed["without-s3"]["command"].startswith("python train.py experiment=lab_base16 variant=without")
+    key = study.of("without", cfg).key
+    assert failed[key]["error"] == "weights are missing"
+    assert failed[key]["command"].startswith("python train.py experiment=lab_base16 variant=without")
     assert "without-s3 failed: weights are missing" in capsys.readouterr().err
     monkeypatch.setattr(run, "measure", lambda *_: done.append("again"))
     run.run_point(cfg)
@@ -175,10 +207,110 @@ def test_a_point_that_another_worker_holds_is_left_to_it(at_a_point, capsys):
     cfg, study, done = at_a_point
     folder = study.folder(cfg.output_dir)
     folder.mkdir(parents=True)
-    with hold(folder / ".without-s3"):
+    with hold(folder / f".{study.of('without', cfg).key}"):
         run.run_point(cfg)
     assert done == []
     assert "without-s3: another worker is at it" in capsys.readouterr().out
+
+
+def test_a_run_that_another_ablation_has_is_waited_for(at_a_point, monkeypatch, capsys):
+    cfg, study, done = at_a_point
+    point = study.of("without", cfg)
+    folder = study.folder(cfg.output_dir)
+    folder.mkdir(parents=True)
+    waited: list[Path] = []
+
+    def spied(path, *, wait=False):
+        waited.extend([path] * wait)
+        return hold(path, wait=False)
+
+    monkeypatch.setattr(run, "hold", spied)
+    with hold(folder.parent / f".{cfg.name}-{point.run.path.name}"):
+        run.run_point(cfg)
+    assert waited == [folder.parent / f".{cfg.name}-{point.run.path.name}"]
+    assert "without-s3: waiting for another ablation" in capsys.readouterr().out
+    assert done == ["trained", "measured without-s3"]
+
+
+def test_a_run_that_is_trained_by_hand_is_left_to_it(at_a_point, monkeypatch, capsys):
+    cfg, study, done = at_a_point
+    monkeypatch.setattr(run, "train", train)
+    with RunFolder.of(run_config(cfg)).held():
+        run.run_point(cfg)
+    assert done == []
+    assert "without-s3: left to another process" in capsys.readouterr().out
+    assert failures(study.folder(cfg.output_dir)) == {}
+
+
+def test_a_point_without_time_is_noted_and_the_sweep_goes_on(at_a_point, monkeypatch):
+    cfg, study, _ = at_a_point
+    monkeypatch.setattr(run, "train", lambda cfg: sys.exit(128))
+    run.run_point(cfg)
+    (failed,) = failures(study.folder(cfg.output_dir)).values()
+    assert "was stopped by trainer.max_time or a callback: give it more time" in failed["error"]
+
+
+def test_each_training_seed_is_one_of_sampling_too(at_a_point, monkeypatch):
+    cfg, study, _ = at_a_point
+    came: list[list[str]] = []
+    monkeypatch.setattr(run.evaluation, "measure", lambda stages, folder, overrides: came.append(overrides))
+    point = study.of("without", cfg)
+    monkeypatch.setattr(run, "measure", MEASURE)
+    run.run_point(cfg)
+    assert came == [study.measuring([], "seed=3")]
+    cfg.measure = ["seed=5"]
+    MEASURE(study, study.of("without", cfg), Processes.of(cfg, point.run))
+    assert "seed=3" not in came[1]
+    assert "seed=5" in came[1]
+
+
+def test_a_point_is_picked_by_its_sweep_alone(tmp_path):
+    point = ["experiment=lab_base16", "variant=layers_0", "seed=1"]
+    store = ConfigStore.instance()
+    store.repo = {name: node for name, node in store.repo.items() if name != "variant"}
+    with pytest.raises(HydraException) as refused:
+        compose("train", point)
+    assert explain(refused.value, "train").startswith("variant is of an ablation: add sweep=")
+    with as_asked([*point, "sweep=encoder_size-demo"]) as given:
+        assert compose("train", given).text_encoder.num_layers == 0
+    with pytest.raises(UserError, match="scale=huge is not an option"):
+        expanded("sweep=encoder_size-huge")
+
+
+class Second(Processes):
+    """The second of two, whose first says ``told`` and has nothing to complain of."""
+
+    def __init__(self, told: bool) -> None:
+        self.told = told
+        self.index, self.count, self._device = 1, 2, "cpu"
+
+    def told_by_first(self, find):
+        return self.told
+
+    def gathered(self, value):
+        return [None, value]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_of_several_processes_the_first_alone_holds_and_notes(at_a_point, monkeypatch, told):
+    cfg, study, done = at_a_point
+    monkeypatch.setattr(run.Processes, "of", lambda *_: Second(told))
+    folder = study.folder(cfg.output_dir)
+    run.run_point(cfg)
+    assert done == ["trained", "measured without-s3"] * told
+    assert not [*folder.glob(".*")]
+    monkeypatch.setattr(run, "train", lambda cfg: sys.exit(1))  # as it does where the first has failed
+    run.run_point(cfg)
+    assert failures(folder) == {}
+    assert Second(told).share() == ["worker_index=1", "worker_count=2", "device=cpu"]
+
+
+@pytest.mark.parametrize("of", ["RANK WORLD_SIZE", "SLURM_PROCID SLURM_STEP_NUM_TASKS"])
+def test_an_evaluation_is_shared_among_the_processes_of_torchrun_and_srun(of, monkeypatch):
+    for name, value in zip(of.split(), "14", strict=True):
+        monkeypatch.setenv(name, value)
+    cfg = OmegaConf.load(CONF / "evaluate.yaml")
+    assert (cfg.worker_index, cfg.worker_count) == (1, 4)
 
 
 def test_a_point_with_rows_is_not_run_again(at_a_point, tmp_path, capsys):

@@ -69,9 +69,9 @@ def test_a_choice_of_each_stage_shows_how_to_pick_it():
 
 def test_an_option_is_told_as_one_would_type_it():
     cfg = compose("train", ["experiment=toy"])
-    assert as_overrides("text_encoder", cfg.text_encoder) == "text_encoder=hash"
+    assert as_overrides("text_encoder", cfg.text_encoder) == ["text_encoder=hash"]
     cfg.text_encoder.max_length = 32
-    assert as_overrides("text_encoder", cfg.text_encoder) == "text_encoder=hash text_encoder.max_length=32"
+    assert as_overrides("text_encoder", cfg.text_encoder) == ["text_encoder=hash", "text_encoder.max_length=32"]
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,22 @@ def test_a_search_goes_by_the_loss_on_held_out_pictures(tmp_path):
     assert best["best_value"] == min(value for value in last if value is not None)
 
 
+def test_two_processes_of_torchrun_are_one_worker(tmp_path):
+    data, folder, log = tmp_path / "openmoji", tmp_path / "runs", tmp_path / "sweep.log"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    two = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    with running([*torchrun, *sweep(data, folder), *two], ROOT, log) as process:
+        assert process.wait(600) == 0, log.read_text()
+    said = log.read_text()
+    assert said.count("$ python data_prep/openmoji.py") == 1
+    assert len(re.findall(r"^finished (\S+) at step", said, re.MULTILINE)) == 2
+    assert "another worker" not in said
+    assert len(rows_of(data, folder)) == 2 * 3
+    with running([*torchrun, *sweep(data, folder), *two], ROOT, log) as process:
+        assert process.wait(300) == 0, log.read_text()
+    assert log.read_text().count("is finished; delete it") == 2 * 2
+
+
 def test_killed_or_shared_a_sweep_ends_with_the_table_of_an_unbroken_one(tmp_path):
     data = tmp_path / "openmoji"
     logs = {name: tmp_path / f"{name}.log" for name in ("whole", "killed", "again", "first", "second")}

@@ -47,7 +47,7 @@ OF_A_SWEEP = ("sweep", "finished", "measure")
 
 def build_encoder(cfg: DictConfig) -> TextEncoder:
     encoder: TextEncoder = instantiate(cfg.text_encoder)
-    encoder.picked_by = as_overrides("text_encoder", cfg.text_encoder)
+    encoder.picked_by = " ".join(as_overrides("text_encoder", cfg.text_encoder))
     return encoder
 
 

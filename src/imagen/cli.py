@@ -4,6 +4,7 @@ import ast
 import difflib
 import errno
 import functools
+import json
 import os
 import re
 import signal
@@ -55,18 +56,26 @@ def checked(cfg: DictConfig, config_name: str) -> DictConfig:
     return cfg
 
 
-def as_overrides(group: str, node: DictConfig) -> str:
+def override(key: str, value: object) -> str:
+    """``key`` set to ``value`` as Hydra reads it: text in quotes where it has more than letters and digits."""
+    odd = isinstance(value, str) and not re.fullmatch(r"[\w./:@%+-]+", value)
+    return f"{key}={json.dumps(value, ensure_ascii=False) if odd else typed(value)}"
+
+
+def as_overrides(group: str, node: DictConfig) -> list[str]:
     """``node`` as one would pick it on the command line: the nearest option of ``group``, and what differs from it."""
     said = {str(key): value for key, value in node.items()}
     differing = {
-        path.stem: [f"{group}.{key}={typed(value)}" for key, value in said.items() if read_yaml(path).get(key) != value]
+        path.stem: [
+            override(f"{group}.{key}", value) for key, value in said.items() if read_yaml(path).get(key) != value
+        ]
         for path in sorted((CONF / group).glob("*.yaml"))
         if read_yaml(path).get("_target_") == said.get("_target_")
     }
     if not differing:
-        return f"{group}={said.get('name')}"
+        return [f"{group}={said.get('name')}"]
     option = min(differing, key=lambda name: len(differing[name]))
-    return " ".join([f"{group}={option}", *differing[option]])
+    return [f"{group}={option}", *differing[option]]
 
 
 def drop_stale_keys(cfg: DictConfig) -> None:
@@ -248,6 +257,8 @@ def explain(error: Exception, config_name: str) -> str:
     if unknown.group(1) in INSTEAD:
         return INSTEAD[unknown.group(1)]
     group = unknown.group(1).split("@")[0]
+    if group == "variant":
+        return "variant is of an ablation: add sweep=<ablation>-<scale>, or -m ablation=... scale=... for all variants"
     takers = [name for name in SCRIPTS if group in _choices(name)]
     if takers and config_name not in takers:
         return f"{group} is no choice of {config_name}.py but of {' and '.join(f'{name}.py' for name in takers)}"

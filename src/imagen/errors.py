@@ -3,3 +3,7 @@
 
 class UserError(ValueError):
     """Bad input: the message names the argument, the value and the remedy."""
+
+
+class HeldError(UserError):
+    """Another process is at it: whoever can wait for it, or do something else meanwhile, need not fail."""

@@ -33,4 +33,4 @@ def instantiate(node: DictConfig, *runtime: Any, **named: Any) -> Any:
 
 def picked_by(choice: str, cfg: DictConfig) -> str:
     """How the user picks the option that ``cfg`` has of a choice, ``sampler=heun`` say: for sentences that name it."""
-    return as_overrides(choice, cfg[choice]).split()[0]
+    return as_overrides(choice, cfg[choice])[0]

@@ -69,7 +69,7 @@ def _check_used(cfg: DictConfig) -> None:
         readers = [name for name, node in tasks.items() if key in node]
         if readers and key not in cfg.task and cfg.get(key) is not None:
             raise UserError(
-                f"{key}={cfg[key]} does not go with {as_overrides('task', cfg.task).split()[0]}, which takes no {key}: "
+                f"{key}={cfg[key]} does not go with {as_overrides('task', cfg.task)[0]}, which takes no {key}: "
                 f"leave it out, or choose task={' or '.join(readers)}"
             )
 

@@ -11,14 +11,22 @@ OURS = ("ablation", "scale", "seeds")
 
 @contextmanager
 def as_asked(arguments: Sequence[str]) -> Iterator[list[str]]:
-    """For a script's ``main``: the arguments as they are, or the multirun that the ablation among them stands for."""
-    if not any(argument.partition("=")[0] in OURS for argument in arguments):
-        yield list(arguments)
-        return
-    from imagen.ablation.sweep import as_multirun  # here, since it loads torch
+    """For a script's ``main``: the arguments as they are, or the multirun that the ablation among them stands for.
 
-    with as_multirun(arguments) as swept:
-        yield swept
+    Where they name the sweep of a single point, its variants are there to be picked.
+    """
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if given.keys() & {*OURS}:
+        from imagen.ablation.sweep import as_multirun  # here, since it loads torch
+
+        with as_multirun(arguments) as swept:
+            yield swept
+        return
+    if given.get("sweep", "null") != "null":
+        from imagen.ablation.study import study_named
+
+        study_named(given["sweep"]).store()
+    yield list(arguments)
 
 
 @contextmanager

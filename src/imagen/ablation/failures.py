@@ -6,18 +6,17 @@ from pathlib import Path
 from imagen.files import write_json
 
 
-def note_failure(folder: Path, name: str, error: BaseException, command: str) -> None:
-    """Keep in one line what went wrong with a point of the sweep in ``folder``."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    write_json(folder / "failed" / f"{name}.json", {"error": said, "command": command})
+def note_failure(folder: Path, key: str, said: str, command: str) -> None:
+    """Keep in one line what went wrong with a point of the sweep in ``folder``, and what runs it again."""
+    write_json(folder / "failed" / f"{key}.json", {"error": " ".join(said.split()), "command": command})
 
 
-def forget_failure(folder: Path, name: str) -> None:
-    (folder / "failed" / f"{name}.json").unlink(missing_ok=True)
+def forget_failure(folder: Path, key: str) -> None:
+    (folder / "failed" / f"{key}.json").unlink(missing_ok=True)
 
 
 def failures(folder: Path) -> dict[str, dict[str, str]]:
-    """What went wrong, by the points' names."""
+    """What went wrong, by the points' keys; those of other settings are among them."""
     return {
         path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "failed").glob("*.json"))
     }

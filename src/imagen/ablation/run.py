@@ -3,6 +3,7 @@
 import logging
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -11,47 +12,90 @@ from omegaconf import DictConfig
 from imagen import evaluation
 from imagen.ablation.failures import forget_failure, note_failure
 from imagen.ablation.finished import finished_points
-from imagen.ablation.study import Point, Study, read_study
-from imagen.errors import UserError
+from imagen.ablation.processes import Processes
+from imagen.ablation.study import Point, Study, study_named
+from imagen.errors import HeldError, UserError
 from imagen.files import make_folder
 from imagen.hold import hold
 from imagen.training import train
 
 log = logging.getLogger(__name__)
 
+TOLD, OUT_OF_TIME = 1, 128
+"""Statuses by which ``train`` ends where the first process has failed, and where the run has had its time."""
+
 
 def run_point(cfg: DictConfig) -> None:
-    """Train and measure the point that Hydra's multirun is at, unless that was done or another worker is at it.
+    """Train and measure the point that Hydra is at, unless that was done or another worker is at it.
 
-    An error is noted in the sweep's folder, and the sweep goes on with the next.
+    An error is noted in the sweep's folder, and the sweep goes on with the next. Several processes do it together.
+    Raises: UserError if no variant was picked.
     """
     hydra = HydraConfig.get()
-    name, _, scale = cfg.sweep.rpartition("-")
-    study = read_study(name, scale)
-    point = study.of(hydra.runtime.choices["variant"], cfg)
+    study, variant = study_named(cfg.sweep), hydra.runtime.choices["variant"]
+    if variant is None:
+        raise UserError(f"sweep={cfg.sweep} is of variants: add variant=, one of {', '.join(study.variants)}")
+    point = study.of(variant, cfg)
     folder = study.folder(cfg.output_dir)
     make_folder(folder, "output_dir")
     if cfg.finished is not None and (point.variant, point.run.path.name) in finished_points(Path(cfg.finished)):
         print(f"{point.name}: its rows are in {cfg.finished} already")
         return
-    with hold(folder / f".{point.name}") as alone:
-        if not alone:
-            print(f"{point.name}: another worker is at it")
-            return
+    with ExitStack() as held:
         try:
-            train(cfg)
-            measure(study, point)
-        except Exception as error:
-            command = f"python train.py {shlex.join(hydra.overrides.task)}"
-            note_failure(folder, point.name, error, command)
-            print(f"{point.name} failed: {error}", file=sys.stderr)
-            if not isinstance(error, UserError):
-                log.exception("%s failed", point.name)
+            processes = Processes.of(cfg, point.run)
+        except UserError as error:
+            said = [str(error)]
         else:
-            forget_failure(folder, point.name)
+            if not processes.told_by_first(lambda: _taken(folder, point, held)):
+                print(f"{point.name}: another worker is at it")
+                return
+            said = processes.gathered(_tried(study, point, processes))
+            if not processes.is_first:
+                return
+        if error := next(filter(None, said), None):
+            note_failure(folder, point.key, error, f"python train.py {shlex.join(hydra.overrides.task)}")
+            print(f"{point.name} failed: {error}", file=sys.stderr)
+        else:
+            forget_failure(folder, point.key)
 
 
-def measure(study: Study, point: Point) -> None:
-    """What ``evaluate.py`` does of the point's stage, on those below where it enlarges, along the study's axes."""
+def measure(study: Study, point: Point, processes: Processes) -> None:
+    """What ``evaluate.py`` does of the point's stage, on those below where it enlarges, along the study's axes.
+
+    Each training seed is a seed of sampling too, so that what varies over seeds takes in how the pictures fell out.
+    """
     stages = [base.run.path for base in study.bases(point.cfg)] + [point.run.path]
-    evaluation.measure(stages, point.evaluation, study.measuring(point.cfg.measure))
+    more = [f"seed={point.seed}", *processes.share()]
+    evaluation.measure(stages, point.evaluation, study.measuring(point.cfg.measure, *more))
+
+
+def _taken(folder: Path, point: Point, held: ExitStack) -> bool:
+    """Whether the point is this worker's, and its run, which another ablation may have: that one is waited for."""
+    if not held.enter_context(hold(folder / f".{point.key}")):
+        return False
+    run = folder.parent / f".{point.cfg.name}-{point.run.path.name}"
+    with hold(run) as free:
+        if not free:
+            print(f"{point.name}: waiting for another ablation that trains or measures {point.run.path}", flush=True)
+    held.enter_context(hold(run, wait=True))
+    return True
+
+
+def _tried(study: Study, point: Point, processes: Processes) -> str | None:
+    """Train and measure; what went wrong, where something did. A run that was asked to stop ends the sweep."""
+    try:
+        train(point.cfg)
+        measure(study, point, processes)
+    except HeldError as error:
+        print(f"{point.name}: left to another process: {error}")
+    except SystemExit as ended:
+        if ended.code == OUT_OF_TIME:
+            return f"{point.run.path} was stopped by trainer.max_time or a callback: give it more time, and it goes on"
+        if ended.code != TOLD or processes.is_first:
+            raise
+    except Exception as error:
+        if not isinstance(error, UserError):
+            log.exception("%s failed", point.name)
+        return str(error) or type(error).__name__
+    return None

@@ -4,7 +4,9 @@
 have in common: the experiments whose stages are trained, what comes before the first, and how they are measured.
 """
 
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +16,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from imagen.build import run_config
-from imagen.cli import CONF, compose
+from imagen.cli import CONF, compose, override
 from imagen.config_check import read_yaml, typed
 from imagen.errors import UserError
+from imagen.evaluation.command import PLACES
 from imagen.runs import RunFolder
 
 ALONE = "default"
@@ -38,6 +41,11 @@ class Point:
     def name(self) -> str:
         return f"{self.variant}-s{self.seed}"
 
+    @property
+    def key(self) -> str:
+        """The name that no other training or measuring has."""
+        return f"{self.variant}-{self.run.path.name}-{self.evaluation.name}"
+
 
 @dataclass(frozen=True)
 class Study:
@@ -45,8 +53,9 @@ class Study:
 
     ``paper`` names its figure there, ``claim`` what it is said to show. ``stage`` is the one that is trained, base, sr1
     or sr2; ``variants`` what each sets, ``axes`` what sampling is measured along. ``prepare`` are commands that come
-    before the first point, ``measure`` overrides of ``evaluate.py``. ``verdict`` says which difference of which figure
-    decides the claim, ``also`` which others are judged, ``plot`` which figures are drawn against each other.
+    before the first point, their ``{root}`` and ``{text_encoder}`` the point's; ``measure`` overrides of
+    ``evaluate.py``. ``verdict`` says which difference of which figure decides the claim, ``also`` which others are
+    judged, ``plot`` which figures are drawn against each other.
     """
 
     name: str
@@ -73,12 +82,12 @@ class Study:
         """That of the stage that is trained."""
         return self.experiments[self.stage]
 
-    def measuring(self, own: Sequence[str], **axes: list[Any]) -> list[str]:
-        """The overrides of ``evaluate.py`` for a point, ``own`` in place of the study's; ``axes`` come first."""
+    def measuring(self, own: Sequence[str], *more: str, **axes: list[Any]) -> list[str]:
+        """The overrides of ``evaluate.py``: the study's and ``more``, ``own`` in their place; ``axes`` come first."""
         said = ",".join(f"{key}:[{','.join(map(typed, values))}]" for key, values in {**axes, **self.axes}.items())
-        ours = [*self.measure, *([f"axes={{{said}}}"] if said else [])]
-        there = {override.partition("=")[0] for override in own}
-        return [*(override for override in ours if override.partition("=")[0] not in there), *own]
+        ours = [*more, *self.measure, *([f"axes={{{said}}}"] if said else [])]
+        there = {one.partition("=")[0] for one in own}
+        return [*(one for one in ours if one.partition("=")[0] not in there), *own]
 
     def folder(self, output_dir: str | Path) -> Path:
         """Where the sweep keeps its locks and errors, and the report what it draws."""
@@ -93,19 +102,30 @@ class Study:
         """The training of one variant and seed, with what else the command line sets."""
         self.store()
         chosen = [f"experiment={self.experiment}", f"variant={variant}", f"seed={seed}"]
-        cfg = compose("train", [*chosen, *overrides])
-        return self.of(variant, cfg)
+        return self.of(variant, compose("train", [*chosen, *overrides]))
 
     def of(self, variant: str, cfg: DictConfig) -> Point:
         """The training that a composed config is."""
         run = RunFolder.of(run_config(cfg))
-        return Point(variant, cfg.seed, cfg, run, run.path / "evaluations" / self.full_name)
+        return Point(variant, cfg.seed, cfg, run, run.path / "evaluations" / self._measured(cfg.measure))
+
+    def _measured(self, own: Sequence[str]) -> str:
+        """The name of the measurements, which tells those that ``own`` changes."""
+        usual = self.measuring([])
+        changed = sorted(one for one in own if one not in usual and one.partition("=")[0] not in PLACES)
+        if not changed:
+            return self.full_name
+        return f"{self.full_name}-{hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]}"
 
     def bases(self, cfg: DictConfig) -> list[Point]:
         """The trainings below the trained stage, which draw what it enlarges: the same for all variants and seeds."""
         below = itertools.takewhile(lambda stage: stage != self.stage, self.experiments)
-        placed = [f"output_dir={cfg.output_dir}", f"data.root={cfg.data.root}"]
-        return [self.of(stage, compose("train", [f"experiment={self.experiments[stage]}", *placed])) for stage in below]
+        return [self.of(stage, compose("train", self.base(stage, cfg))) for stage in below]
+
+    def base(self, stage: str, cfg: DictConfig) -> list[str]:
+        """The overrides of ``train.py`` for a stage below."""
+        placed = [override("output_dir", cfg.output_dir), override("data.root", cfg.data.root)]
+        return [f"experiment={self.experiments[stage]}", *placed]
 
 
 def read_study(name: str, scale: str) -> Study:
@@ -131,6 +151,14 @@ def read_study(name: str, scale: str) -> Study:
         axes=own.get("axes", {}),
         also=own.get("also", []),
     )
+
+
+def study_named(full_name: str) -> Study:
+    """The study of ``sweep=encoder_size-demo``. Raises: as ``read_study``."""
+    name, _, scale = full_name.rpartition("-")
+    if not name:
+        raise UserError(f"sweep={full_name} names no sweep: write <ablation>-<scale>, encoder_size-demo say")
+    return read_study(name, scale)
 
 
 def _at(said: str | dict[str, str], scale: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from imagen.ablation.asked import OF_THE_REPORT, Asked
 from imagen.errors import UserError
 from imagen.files import make_folder, write_json
 from imagen.image_grid import save_png
@@ -15,7 +16,7 @@ from imagen.report.provenance import gaps_of, made_of
 from imagen.report.sheet import sheets_of
 from imagen.report.table import write_rows
 from imagen.report.tracking import check_mode, log_report
-from imagen.report.verdict import judge, judge_loss
+from imagen.report.verdict import judge
 
 
 def write_report(arguments: Sequence[str]) -> Path:
@@ -26,12 +27,11 @@ def write_report(arguments: Sequence[str]) -> Path:
     """
     if missing := [name for name in ("matplotlib", "scipy") if importlib.util.find_spec(name) is None]:
         raise UserError(f"the report needs {' and '.join(missing)}: pip install 'imagen-lab[report]'")
-    wandb = dict(argument.split("=", 1) for argument in arguments if "=" in argument).get("wandb", "null")
+    wandb = Asked.of(arguments, OF_THE_REPORT).wandb
     check_mode(wandb)
     sweep = gather(arguments)
     study, folder = sweep.study, sweep.folder
-    verdict = judge(study, sweep.rows)
-    verdicts = [one for one in (verdict, judge_loss(study, sweep.rows)) if one is not None]
+    verdicts = judge(study, sweep.rows, sweep.seeds, sweep.measured)
     make_folder(folder, "output_dir")
     write_rows(study, sweep.rows, folder / "table.csv")
     drawn = save_figure(study, sweep.rows, sweep.measured, folder)
@@ -60,9 +60,9 @@ def write_report(arguments: Sequence[str]) -> Path:
         print(f"missing: {one.name}: {one.why}\n  {one.command}")
     for said in filter(None, (made.unlike, *sweep.strays, *gaps_of(sweep.measured), *unseen)):
         print(f"note: {said}")
-    print(f"{study.claim}? {verdict.sentence}")
+    print(f"{study.claim}? {verdicts[0].sentence}")
     for one in verdicts[1:]:
-        print(f"held-out loss {one.sentence}")
+        print(f"also: {one.sentence}")
     there = [name for name in ("table.csv", "figure.png", "sheet.png", "verdict.json") if (folder / name).is_file()]
     print(f"{len(sweep.rows)} rows; {folder}/report.html, {', '.join(there)}")
     if wandb != "null":

@@ -5,19 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagen.ablation import OURS
+from imagen.ablation.asked import OF_THE_REPORT, Asked
 from imagen.ablation.failures import failures
 from imagen.ablation.finished import read_rows
 from imagen.ablation.study import Point, Study
-from imagen.ablation.sweep import asked_of, overrides_of, points_of, seeds_of, study_of
 from imagen.errors import UserError
 from imagen.report.measured import Measured, read_measured
 from imagen.report.missing import Missing, why_missing
 from imagen.report.strays import strays_of
 from imagen.report.table import Row, from_cells, identity
-
-OWN = ("finished", "wandb")
-"""Keys of the report's own; ``finished`` is also the sweep's."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Sweep:
     measured: list[Measured]
     missing: list[Missing]
     strays: list[str]
-    seeds: int
+    seeds: list[int]
     command: str
     finished: Path | None = None
     others: list[str] = field(default_factory=list)
@@ -46,26 +42,16 @@ def gather(arguments: Sequence[str]) -> Sweep:
 
     Raises: UserError if the ablation or the scale is none, or not one point is there.
     """
-    arguments = [argument for argument in arguments if not argument.startswith("-")]
-    own = dict(argument.split("=", 1) for argument in arguments if argument.partition("=")[0] in OWN)
-    asked = asked_of(arguments)
-    if "ablation" not in asked:
-        raise UserError("a report is of an ablation: give ablation=..., scale=... and seeds=... as the sweep had them")
-    study, seeds = study_of(asked), seeds_of(asked)
-    others = [argument for argument in arguments if argument.partition("=")[0] not in (*OURS, *OWN)]
+    asked = Asked.of(arguments, OF_THE_REPORT)
+    study, finished = asked.study, asked.finished
     order = list(study.variants)  # of the table; that of the sweep goes through the seeds first
-    points = sorted(
-        points_of(study, [*overrides_of(study, seeds, others), *others]), key=lambda point: order.index(point.variant)
-    )
+    points = sorted(asked.points(), key=lambda point: order.index(point.variant))
     folder = study.folder(points[0].cfg.output_dir)
-    finished = Path(own["finished"]) if own.get("finished", "null") != "null" else None
     kept, strays = _kept(study, finished)
-    told = [*others, *([f"finished={finished}"] if finished else [])]
     failed = failures(folder)
     rows: list[Row] = []
     missing: list[Missing] = []
     measured: list[Measured] = []
-    sweep = [f"{key}={value}" for key, value in asked.items()]
     for point in points:
         found = read_measured(study, point)
         if isinstance(found, Measured):
@@ -74,15 +60,16 @@ def gather(arguments: Sequence[str]) -> Sweep:
         elif point_rows := [row for row in kept if identity(row) == (point.variant, point.seed, point.run.path.name)]:
             rows += point_rows
         else:
-            missing.append(why_missing(point, found, failed.get(point.name), _command(sweep, told, point)))
+            missing.append(why_missing(point, found, failed.get(point.key), _command(asked, point)))
     if not rows:
         first = missing[0]
         raise UserError(
             f"{study.full_name} has not one finished point of {len(points)} in {points[0].cfg.output_dir}: "
-            f"{first.name}: {first.why}; start it with `{_command(sweep, told)}`"
+            f"{first.name}: {first.why}; start it with `{_command(asked)}`"
         )
     strays += [*strays_of(study, points), *_unused(kept, rows, finished)]
-    return Sweep(study, folder, rows, measured, missing, strays, seeds, _command(sweep, told), finished, others)
+    trained = sorted({point.seed for point in points})
+    return Sweep(study, folder, rows, measured, missing, strays, trained, _command(asked), finished, asked.own)
 
 
 def read_sweep(
@@ -123,11 +110,11 @@ def _unused(kept: Sequence[Row], rows: Sequence[Row], finished: Path | None) -> 
             yield f"rows of {variant}-s{seed} in {finished} are of the run {run}, which has other settings"
 
 
-def _command(sweep: Sequence[str], others: Sequence[str], point: Point | None = None) -> str:
+def _command(asked: Asked, point: Point | None = None) -> str:
     """The command that runs the sweep, or one point of it."""
+    others = [*asked.own, *([f"finished={asked.finished}"] if asked.finished else [])]
     if point is None:
-        return shlex.join(["python", "train.py", "-m", *sweep, *others])
-    sweep = [argument for argument in sweep if not argument.startswith("seeds=")]
+        return shlex.join(["python", "train.py", "-m", *asked.again(), *others])
     others = [argument for argument in others if argument.partition("=")[0] not in ("variant", "seed")]
     own = [f"variant={point.variant}", f"seed={point.seed}"]
-    return shlex.join(["python", "train.py", "-m", *sweep, *own, *others])
+    return shlex.join(["python", "train.py", "-m", *asked.again(seeds=False), *own, *others])
