@@ -40,7 +40,8 @@ def finish(study: Study, point: Point, gain: float) -> None:
     Weights({"w": torch.zeros(3, 5), "b": torch.zeros(5)}, config, {}, 600).save(point.run.weights)
     losses = [{"step": step, "images": step, "name": "val/loss", "value": 1 / step - gain} for step in (1, 600)]
     point.run.metrics.write_text("".join(json.dumps(row) + "\n" for row in losses))
-    point.run.finish({"step": 600, "seconds": 90.5 + point.seed, "seconds_per_step": 0.1508})
+    seconds = {"seconds": 90.5 + point.seed, "seconds_per_step": 0.1508}
+    point.run.finish({"step": 600, **seconds, "machine": "a CPU, 2 threads x 1"})
     crossed = product(*study.axes.values())
     rows = [row_of(point, dict(zip(study.axes, values, strict=True)), gain) for values in crossed]
     for row in rows:
@@ -55,6 +56,7 @@ def row_of(point: Point, settings: dict[str, Any], gain: float) -> dict[str, Any
     weight = float(next(iter(settings.values()), 1))
     metrics = {
         "retrieval_top10": 0.3 + 0.1 * np.log(weight) + gain + noise[0],
+        "heldout_top10": 0.2 + 0.02 * weight + gain + noise[1] + 0.004 * gain * point.seed,
         "heldout_cosine": 0.2 + 0.02 * weight + gain + noise[1] + 0.004 * gain * point.seed,
         "fd_pixel": 4 + (np.log(weight) - 0.7) ** 2 - 4 * gain + 10 * noise[2],
         "heldout_loss": 0.2 - gain / 5 + noise[0] + 0.002 * gain * point.seed,
@@ -66,10 +68,15 @@ def row_of(point: Point, settings: dict[str, Any], gain: float) -> dict[str, Any
         "drawn": 448,
         "real": 1923,
         "metrics": {name: float(value) for name, value in metrics.items()},
-        "n": dict.fromkeys(metrics, 448) | {"heldout_cosine": 192},
+        "n": dict.fromkeys(metrics, 448) | {"heldout_cosine": 192, "heldout_top10": 192},
         "metric_of": {name: "_".join(name.split("_")[:2]) if "loss" in name else name for name in metrics},
-        "provenance": {"retrieval_top10": {"sentence_encoder": "MiniLM"}, "fd_pixel": {"resize": "none"}}
-        | {"heldout_cosine": {"sentence_encoder": "MiniLM"}, "heldout_loss": {"seed": 0, "draws": 4}},
+        "provenance": {
+            **{name: {"sentence_encoder": "MiniLM"} for name in ("retrieval_top10", "heldout_top10", "heldout_cosine")},
+            "fd_pixel": {"resize": "none"},
+            "heldout_loss": {"seed": 0, "draws": 4},
+        },
+        "directions": {"fd_pixel": "lower", "heldout_loss": "lower"}
+        | dict.fromkeys(("retrieval_top10", "heldout_cosine", "heldout_top10"), "higher"),
         "skipped": {},
         "seed": 0,
         "sampling": {"base": {"guidance": "ClassifierFree", "weight": weight, "sampler": "DPMSolver", "steps": 32}},

@@ -75,7 +75,9 @@ def test_a_row_is_a_variant_seed_and_point_of_sampling(sweep):
         "base.guidance.weight": 1,
         "parameters": 20,
         "seconds": 91.5,
+        "seconds_per_step": 0.1508,
         "steps": 600,
+        "machine": "a CPU, 2 threads x 1",
         "drawn": 448,
         "real": 1923,
         "sampling_seed": 0,
@@ -116,7 +118,8 @@ def test_kept_rows_stand_in_for_runs_that_are_elsewhere_and_own_runs_win(sweep):
 def test_of_half_a_sweep_what_is_there_is_drawn_and_what_is_missing_is_said(sweep, capsys):
     point(sweep, "layers_0", 1).run.done.unlink()
     (point(sweep, "layers_6", 1).evaluation / "report.json").write_text('{"points": [{"point"')
-    note_failure(sweep.folder(ROOT), "layers_2-s0", ValueError("no finite loss\nin 3 steps"), "python train.py again")
+    key = sweep.point("layers_2", 0, [f"output_dir={ROOT}"]).key
+    note_failure(sweep.folder(ROOT), key, "no finite loss\nin 3 steps", "python train.py again")
     shutil.rmtree(point(sweep, "layers_6", 0).run.path / "evaluations")
     words = asked(ROOT, "variant=layers_0,layers_2,layers_6", "seed=0,1")
     folder = write_report(words)
@@ -132,7 +135,8 @@ def test_of_half_a_sweep_what_is_there_is_drawn_and_what_is_missing_is_said(swee
         "python train.py -m ablation=encoder_size scale=demo variant=layers_0 seed=1 output_dir=outputs"
     )
     assert "missing: layers_2-s0: failed: no finite loss in 3 steps\n" in out
-    assert "undecided: heldout cosine" in out
+    assert "undecided: retrieval of held-out captions" in out
+    assert "0 of 2 seeds; missing: 0 (layers_6 is not there), 1 (layers_6 is not there, layers_0 is not there)" in out
     assert told["rows"] == 3
     assert_not_blank(folder / "figure.png")
     assert "failed: no finite loss" in (folder / "report.html").read_text()
@@ -168,15 +172,17 @@ def test_everything_is_written(sweep, capsys):
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width > len(PROMPTS) * 112
         assert sheet.height > 2 * 112
-    claim, loss = read_json(folder / "verdict.json")["verdicts"]
-    assert (claim["metric"], claim["outcome"]) == ("heldout_cosine", "holds")
-    assert claim["differences"] == pytest.approx({"0": 0.1, "1": 0.1004})
-    assert claim["interval"]["n"] == 2
-    assert (loss["metric"], loss["outcome"]) == ("heldout_loss", "agrees")
+    claim, cosine, loss = read_json(folder / "verdict.json")["verdicts"]
+    assert (claim["metric"], claim["outcome"]) == ("heldout_top10", "holds")
+    (contrast,) = claim["contrasts"]
+    assert contrast["differences"] == pytest.approx({"0": 0.1, "1": 0.1004})
+    assert contrast["interval"]["n"] == 2
+    assert (cosine["metric"], cosine["outcome"]) == ("heldout_cosine", "holds")
+    assert (loss["metric"], loss["outcome"]) == ("heldout_loss", "holds")
     page = (folder / "report.html").read_text()
     for part in (
         "The claim holds",
-        "The held-out loss agrees",
+        "Also: holds",
         "<svg",
         "data:image/png;base64,",
         "figures 4a and A.5a",
@@ -188,7 +194,7 @@ def test_everything_is_written(sweep, capsys):
     assert "python -m imagen.report ablation=encoder_size scale=demo" in page
     assert "sentence_encoder MiniLM" in page
     assert "measured alike" not in page
-    assert read_json(folder / "verdict.json")["made"]["sources"][1]["n"] == "448"
+    assert read_json(folder / "verdict.json")["made"]["sources"][0]["n"] == "448"
     svg, again = (folder / "figure.svg").read_bytes(), write_report(asked(ROOT, *TWO))
     assert (again / "figure.svg").read_bytes() == svg
     assert "12 rows" in capsys.readouterr().out
@@ -208,6 +214,7 @@ def test_a_metric_that_was_measured_in_two_ways_is_told(sweep):
     assert "of layers_0-s0 alone: it does not compare with the others" in page
     assert "drawn in other ways" not in page
     assert "Not all points were measured alike (fd_pixel)" in page
+    assert "The claim holds" in page, "it is of another metric"
 
 
 def test_points_that_were_drawn_in_two_ways_are_told(sweep):
@@ -215,8 +222,9 @@ def test_points_that_were_drawn_in_two_ways_are_told(sweep):
     path.write_text(path.read_text().replace('"steps": 32', '"steps": 8'))
     page = (write_report(asked(ROOT, *TWO)) / "report.html").read_text()
     assert "<strong>layers_6-s1 alone: what was drawn in other ways does not compare</strong>" in page
-    assert "steps 8; sampling seed 0, 448 pictures a point" in page
+    assert "base.sampler.num_steps 8; sampling seed 0, 448 pictures a point" in page
     assert "Not all points were measured alike (drawing)" in page
+    assert "The claim: undecided: not measured alike (base.sampler.num_steps)" in page
 
 
 @pytest.mark.parametrize(

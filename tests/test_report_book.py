@@ -13,7 +13,7 @@ def report(folder, sentence="holds: 1 (0.5 to 1.5)", missing=()):
     told = {
         "paper": "figure 4a",
         "claim": "larger is better",
-        "verdicts": [{"sentence": sentence}],
+        "verdicts": [{"sentence": sentence}, {"sentence": "undecided: seconds"}],
         "rows": 9,
         "missing": list(missing),
         "command": f"python train.py -m ablation={folder.name}",
@@ -36,6 +36,7 @@ def test_what_was_told_before_stays(tmp_path):
     assert text.endswith(f"{END}\n\nMore.\n")
     assert "what was" not in text
     assert "Larger is better (figure 4a). holds: 1 (0.5 to 1.5)." in text
+    assert "Also: undecided: seconds." in text
     assert "![unet_size-demo](ablations/unet_size-demo.png)" in text
     assert "1 points are missing" in text
     assert (page.parent / "ablations" / "encoder_size-demo.csv").read_text() == "variant,seed\na,0\n"

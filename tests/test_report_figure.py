@@ -2,15 +2,19 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
-from imagen.ablation.study import read_study
-from imagen.report.directions import higher_is_better, on_axis
+from imagen.ablation.study import Point, read_study
+from imagen.report.directions import directions_of, on_axis
 from imagen.report.figure import draw, save_figure
 from imagen.report.labels import Words, place
 from imagen.report.lines import Spread, label_of, lines_of, pair_of, pareto
+from imagen.report.measured import Measured
+from imagen.runs import RunFolder
 
 WEIGHT = "base.guidance.weight"
 BASIC = {"parameters": 10, "seconds": 60.0, "steps": 100}
@@ -78,9 +82,10 @@ def test_the_front_is_what_nothing_beats(study):
         row("b", 0, 1, 0.35, 11.0),
         row("b", 0, 2, 0.25, 10.0),  # as good in one
     ]
-    front = pareto(lines_of(study, rows, "clip_score", "fid"), "clip_score", "fid")
+    ways = {"clip_score": "higher", "fid": "lower"}
+    front = pareto(lines_of(study, rows, "clip_score", "fid"), "clip_score", "fid", ways)
     assert [(mark.x.mean, mark.y.mean) for mark in front] == [(0.30, 10.0), (0.35, 11.0)]
-    cheap = pareto(lines_of(study, rows, "fid", "clip_score"), "fid", "clip_score")
+    cheap = pareto(lines_of(study, rows, "fid", "clip_score"), "fid", "clip_score", ways)
     assert [(mark.x.mean, mark.y.mean) for mark in cheap] == [(10.0, 0.30), (11.0, 0.35)]
 
 
@@ -88,14 +93,14 @@ def test_both_panels_have_what_the_rows_say(study):
     rows = [one | {"heldout_loss": 0.1 + one["seed"] + (one["variant"] == "b")} for one in four()]
     figure, said = draw(replace(study, plot=study.plot | {"pareto": True}), rows, [])
     plot, pairs = figure.axes
-    assert plot.get_ylabel() == on_axis("fid") == "FID (lower is better)"
+    assert plot.get_ylabel() == on_axis("fid", {}) == "FID"
     assert {text.get_text() for text in plot.texts} == {"a", "b", "1", "2"}
     assert [label.get_text() for label in pairs.get_xticklabels()] == ["a", "b"]
     assert {text.get_text() for text in pairs.texts} == {"0.6", "1.6"}
     joined = [line.get_ydata().tolist() for line in pairs.lines if len(line.get_xdata()) == 2]
     assert joined == [pytest.approx([0.1, 1.1]), pytest.approx([1.1, 2.1])]
     assert "means of 2 seeds" in said
-    assert "Pareto front" in said
+    assert "no Pareto front: which way these figures are better is not told" in said
 
 
 def test_without_figures_there_is_none(study, tmp_path):
@@ -120,8 +125,16 @@ def test_words_cover_neither_each_other_nor_the_points():
     assert not any(box.contains(*at) for box in boxes for at in axes.transData.transform(points))
 
 
-@pytest.mark.parametrize("name", ["clip_score", "retrieval_top10", "psnr_real", "recall", "heldout_cosine"])
-def test_these_are_better_when_higher(name):
-    assert higher_is_better(name)
-    assert not higher_is_better("fid")
-    assert not higher_is_better("heldout_loss")
+def test_which_way_is_better_is_what_the_metric_said():
+    point = Point("a", 0, OmegaConf.create({}), RunFolder(Path()), Path())
+    told = [{"directions": {"clip_score": "higher", "fid": "lower"}}, {}]
+    found = directions_of([Measured(point, [], told, {})])
+    assert (found["clip_score"], found["fid"], found["seconds"]) == ("higher", "lower", "lower")
+    assert "heldout_p" not in found
+    assert on_axis("clip_score", found) == "CLIP score (higher is better)"
+    assert on_axis("heldout_p", found) == "heldout p"
+    assert directions_of([]).keys() == {"parameters", "seconds", "seconds_per_step", "steps", "val/loss"}
+
+
+def test_without_directions_there_is_no_front(study):
+    assert pareto(lines_of(study, four(), "clip_score", "fid"), "clip_score", "fid", {"fid": "lower"}) == []

@@ -55,7 +55,7 @@ def _overview(told: dict[str, dict[str, Any]]) -> str:
 def _of(name: str, one: dict[str, Any], kept: Path) -> str:
     first, *others = (verdict["sentence"] for verdict in one["verdicts"])
     lines = [f"### {name}", f"{one['claim'][0].upper()}{one['claim'][1:]} ({one['paper']}). {_sentence(first)}"]
-    lines += [f"Held-out loss {_sentence(said)}" for said in others]
+    lines += [f"Also: {_sentence(said)}" for said in others]
     if (kept / f"{name}.png").is_file():
         lines.append(f"![{name}]({kept.name}/{name}.png)")
     missing = f"; {len(one['missing'])} points are missing" * bool(one["missing"])

@@ -10,12 +10,13 @@ import numpy as np
 
 from imagen.ablation.study import Study
 from imagen.files import atomic_write
-from imagen.report.directions import called, on_axis
+from imagen.report.directions import Directions, called, directions_of, on_axis
 from imagen.report.labels import Words, place
 from imagen.report.lines import TIME, Line, along, curves_of, lines_of, pair_of, pareto
 from imagen.report.measured import Measured
 from imagen.report.table import COST, Row
-from imagen.report.verdict import LOSS
+
+LOSS = "heldout_loss"
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8528f", "#333333", "#a87900", "#3f9fdb", "#7b3fa0")
 """Told apart by the colour-blind too (after Okabe and Ito 2008), all dark enough for words on white."""
@@ -47,6 +48,7 @@ def draw(study: Study, rows: Sequence[Row], measured: Sequence[Measured]) -> tup
     from matplotlib.figure import Figure
 
     x, y, lines = _lines(study, rows, measured)
+    directions = directions_of(measured)
     paired = len({row["variant"] for row in rows if LOSS in row}) > 1
     if not lines and not paired:
         return None, ""
@@ -57,9 +59,9 @@ def draw(study: Study, rows: Sequence[Row], measured: Sequence[Measured]) -> tup
     said = []
     if lines:
         panel = next(panels)
-        said.append(_plot(panel, study, lines, x, y))
+        said.append(_plot(panel, study, lines, (x, y), directions))
     if paired:
-        _pairs(next(panels), study, [row for row in rows if LOSS in row])
+        _pairs(next(panels), study, [row for row in rows if LOSS in row], directions)
         said.append("right: of each seed the held-out loss on the same noise and levels, the mean as a bar")
     figure.suptitle(f"{study.name}, scale={study.scale}", x=0.01, ha="left", color=INK, fontweight="bold")
     figure.supxlabel(textwrap.fill("; ".join(said), round(14 * figure.get_figwidth())), fontsize=8, color=FAINT)
@@ -78,8 +80,9 @@ def _lines(study: Study, rows: Sequence[Row], measured: Sequence[Measured]) -> t
     return (*pair, lines_of(study, rows, *pair)) if pair else (x, y, [])
 
 
-def _plot(axes: Any, study: Study, lines: Sequence[Line], x: str, y: str) -> str:
+def _plot(axes: Any, study: Study, lines: Sequence[Line], pair: tuple[str, str], directions: Directions) -> str:
     """The lines with their means and extremes over seeds; what they are, in words."""
+    x, y = pair
     for i, line in enumerate(lines):
         xs, ys = (np.array([[s.mean, s.low, s.high] for s in some]).T for some in _spreads(line))
         many = len(line.marks) > 12
@@ -94,19 +97,20 @@ def _plot(axes: Any, study: Study, lines: Sequence[Line], x: str, y: str) -> str
     if _has_words(lines, study):
         said.append(f"at the points: {along(study)}")
     if study.plot.get("pareto"):
-        front = pareto(lines, x, y)
+        front = pareto(lines, x, y, directions)
         xs, ys = [mark.x.mean for mark in front], [mark.y.mean for mark in front]
         axes.plot(xs, ys, color=FRONT, linewidth=7, zorder=0, solid_capstyle="round")
         axes.plot(xs, ys, linestyle="none", marker="o", markersize=11, markerfacecolor="none", markeredgecolor=FAINT)
-        said.append("grey band and rings: the Pareto front of the means")
-    axes.set_xlabel(called(x) if x in (*COST, *study.axes) else on_axis(x), color=INK)
-    axes.set_ylabel(on_axis(y), color=INK)
+        known = "grey band and rings: the Pareto front of the means"
+        said.append(known if front else "no Pareto front: which way these figures are better is not told")
+    axes.set_xlabel(called(x) if x in (*COST, *study.axes) else on_axis(x, directions), color=INK)
+    axes.set_ylabel(on_axis(y, directions), color=INK)
     axes.margins(x=0.16, y=0.12)  # where words find room
     _plain_axes(axes)
     return "; ".join(said)
 
 
-def _pairs(axes: Any, study: Study, rows: Sequence[Row]) -> None:
+def _pairs(axes: Any, study: Study, rows: Sequence[Row], directions: Directions) -> None:
     """A dot a variant and seed, those of one seed joined; the means as bars with their value."""
     variants = [variant for variant in study.variants if any(row["variant"] == variant for row in rows)]
     colours = {variant: _colour(i) for i, variant in enumerate(variants)}
@@ -126,7 +130,7 @@ def _pairs(axes: Any, study: Study, rows: Sequence[Row]) -> None:
     axes.set_xticks(range(len(variants)), variants, rotation=30 if tilt else 0, ha="right" if tilt else "center")
     axes.set_xlim(-0.6, len(variants) - 0.4)
     axes.margins(y=0.14)
-    axes.set_ylabel(on_axis(LOSS), color=INK)
+    axes.set_ylabel(on_axis(LOSS, directions), color=INK)
     _plain_axes(axes)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from imagen.ablation.study import ALONE, Study
 from imagen.evaluation.table import PAIR
-from imagen.report.directions import higher_is_better
+from imagen.report.directions import Directions
 from imagen.report.measured import Measured
 from imagen.report.table import Row
 
@@ -132,10 +132,15 @@ def _logged(one: Measured, name: str) -> Iterator[tuple[int, float]]:
             yield row["step"], row["value"]
 
 
-def pareto(lines: Sequence[Line], x: str, y: str) -> list[Mark]:
-    """The marks than which none is better in one figure and at least as good in the other, in the order of x."""
+def pareto(lines: Sequence[Line], x: str, y: str, directions: Directions) -> list[Mark]:
+    """The marks than which none is better in one figure and at least as good in the other, in the order of x.
+
+    None where it is not known which way either figure is better.
+    """
+    if not {x, y} <= set(directions):
+        return []
     marks = [mark for line in lines for mark in line.marks]
-    signs = np.array([1 if higher_is_better(name) else -1 for name in (x, y)])
+    signs = np.array([1 if directions[name] == "higher" else -1 for name in (x, y)])
     at = np.array([[mark.x.mean, mark.y.mean] for mark in marks]) * signs
     best = [
         mark

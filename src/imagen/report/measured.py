@@ -22,6 +22,8 @@ class Measured:
     rows: list[Row]
     told: list[dict[str, Any]]
     """The rows of ``report.json``, in the order of ``rows``."""
+    common: dict[str, str]
+    """What decides all its figures beside what a row says: the real pictures and the prompts, by their hashes."""
 
     def folder(self, row: Row) -> Path:
         """Where the pictures of a row lie."""
@@ -37,19 +39,24 @@ def read_measured(study: Study, point: Point) -> Measured | str:
     if not path.is_file():
         return "it is trained, and not measured yet"
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))["points"]
+        report = json.loads(path.read_text(encoding="utf-8"))
+        told = report["points"]
         done = json.loads(point.run.done.read_text(encoding="utf-8"))
         cost = {
             "parameters": parameters_of(point.run),
             "seconds": float(done["seconds"]),
+            "seconds_per_step": float(done["seconds_per_step"]),
             "steps": int(done["step"]),
+            "machine": done.get("machine"),  # runs of before it was noted have none
         }
         by_point = {json.dumps(one["point"], sort_keys=True): one for one in told}
         wanted = [json.dumps(one, sort_keys=True) for one in _sampling_points(study)]
         if lacking := [one for one in wanted if one not in by_point]:
             return f"{path} is of other axes, and lacks {lacking[0]}"
         chosen = [by_point[one] for one in wanted]
-        return Measured(point, [_row(study, point, cost, one) for one in chosen], chosen)
+        hashes = {"reference": report.get("reference", {}).get("sha256"), "prompts": report.get("prompts_sha256")}
+        common = {name: str(value) for name, value in hashes.items() if value is not None}
+        return Measured(point, [_row(study, point, cost, one) for one in chosen], chosen, common)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{path} or what lies beside it is damaged or of another version ({error!r}): delete it"
 

@@ -19,7 +19,7 @@ from imagen.report.lines import Spread, along, at_of, grouped, spread
 from imagen.report.provenance import Made, gaps_of
 from imagen.report.sheet import Sheet
 from imagen.report.table import COST, Row, columns_of, figures_of
-from imagen.report.verdict import UNDECIDED, Verdict
+from imagen.report.verdict import Verdict
 
 DETAILS = ("heldout_loss_logsnr", "_shuffled", "heldout_p", "_std")
 """Parts of figures' names that are in the CSV and in the table of all rows alone."""
@@ -57,7 +57,6 @@ def write_page(
         sweep=sweep,
         study=study,
         verdicts=verdicts,
-        undecided=UNDECIDED,
         drawn=drawn,
         svg=_inline(path.parent / "figure.svg") if drawn else "",
         axis=along(study),

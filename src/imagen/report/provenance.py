@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagen.ablation.study import Study
+from imagen.report.alike import drawing_of
 from imagen.report.measured import Measured
 
 
@@ -59,16 +60,12 @@ def sources_of(measured: Sequence[Measured]) -> list[Source]:
 
 
 def drawn_by(study: Study, measured: Sequence[Measured]) -> dict[str, list[str]]:
-    """How the pictures were drawn, beside what the axes set; and where that is not one way, by which points."""
-    axes = {axis.rpartition(".")[2].removeprefix("num_") for axis in study.axes}
+    """How pictures were drawn, beside what axes and variants set; and where that is not one way, by which points."""
     ways: dict[str, dict[str, None]] = {}
     for one in measured:
         for told in one.told:
-            parts = []
-            for slot, said in told.get("sampling", {}).items():
-                known = [f"{key} {value}" for key, value in said.items() if value is not None and key not in axes]
-                parts.append(f"{slot}: {', '.join(known)}")
-            way = "; ".join([*parts, f"sampling seed {told['seed']}, {told['drawn']} pictures a point"])
+            known = ", ".join(f"{key} {value}" for key, value in drawing_of(study, told).items())
+            way = f"{known}; sampling seed {told['seed']}, {told['drawn']} pictures a point"
             ways.setdefault(way, {})[one.point.name] = None
     return {way: list(of) if len(ways) > 1 else [] for way, of in ways.items()}
 

@@ -13,7 +13,7 @@ from imagen.ablation.study import Study
 from imagen.errors import UserError
 from imagen.image_grid import image_grid
 from imagen.metric.pictures import read_picture
-from imagen.report.directions import higher_is_better
+from imagen.report.directions import Directions, directions_of
 from imagen.report.lines import at_of, grouped, lines_of, pair_of
 from imagen.report.measured import Measured
 from imagen.report.table import Row
@@ -34,10 +34,11 @@ class Sheet:
 
 
 def sheets_of(study: Study, measured: Sequence[Measured]) -> tuple[list[Sheet], list[str]]:
-    """A sheet for each value of that axis, the best first; and a sentence on each gallery that cannot be shown.
+    """A sheet for each value of the axis, the best first; and a sentence on each gallery that cannot be shown.
 
     All are of one training seed: that of which most variants are there, the first of several. Best is where the
-    figure's y is, as a mean over all variants, so that no variant is favoured.
+    figure's y is, as a mean over all variants, so that no variant is favoured; where it is not known which way is
+    better, they are in the axis' own order.
     """
     if not measured:
         return [], []
@@ -48,7 +49,7 @@ def sheets_of(study: Study, measured: Sequence[Measured]) -> tuple[list[Sheet], 
     rows = [row for one in own for row in one.rows]
     sheets: list[Sheet] = []
     unseen: list[str] = []
-    for at in _best_first(study, [row for one in measured for row in one.rows]):
+    for at in _best_first(study, [row for one in measured for row in one.rows], directions_of(measured)):
         chosen = grouped(study, [row for row in rows if at_of(study, row) == at])
         galleries = {}
         for label, (row, *_) in chosen.items():
@@ -62,15 +63,15 @@ def sheets_of(study: Study, measured: Sequence[Measured]) -> tuple[list[Sheet], 
     return sheets, unseen
 
 
-def _best_first(study: Study, rows: Sequence[Row]) -> list[str]:
+def _best_first(study: Study, rows: Sequence[Row], directions: Directions) -> list[str]:
     """The values of the axis."""
     pair = pair_of(study, rows)
     order = list(dict.fromkeys(at_of(study, row) for row in rows))
-    if pair is None:
+    if pair is None or pair[1] not in directions:
         return order
     marks = [mark for line in lines_of(study, rows, *pair) for mark in line.marks]
     means = {at: float(np.mean([mark.y.mean for mark in marks if mark.at == at] or [np.nan])) for at in order}
-    return sorted(order, key=lambda at: -means[at] if higher_is_better(pair[1]) else means[at])
+    return sorted(order, key=lambda at: -means[at] if directions[pair[1]] == "higher" else means[at])
 
 
 def _gallery(folder: Path, label: str) -> dict[str, Any] | str:

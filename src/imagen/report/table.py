@@ -12,11 +12,23 @@ Row = dict[str, Any]
 """One variant, seed and point of sampling, by the columns' names."""
 
 WHO = ("ablation", "scale", "variant", "seed", "run")
-COST = ("parameters", "seconds", "steps")
-MEASURED = ("drawn", "real", "sampling_seed")
+TIMES = ("seconds", "seconds_per_step")
+COST = ("parameters", *TIMES, "steps")
+MACHINE = "machine"
+"""That of the training, on which its seconds depend."""
+
+MEASURED = (MACHINE, "drawn", "real", "sampling_seed")
 """Between ``WHO`` and ``COST`` stand the axes of sampling, after ``MEASURED`` the figures."""
 
 WHOLE = ("seed", "parameters", "steps", "drawn", "real", "sampling_seed")
+
+Place = tuple[Any, ...]
+"""A variant and the values of all axes of sampling."""
+
+
+def place_of(study: Study, row: Row) -> Place:
+    """Where in its sweep a row is, whatever its seed."""
+    return (row["variant"], *(row[axis] for axis in study.axes))
 
 
 def identity(row: Row) -> tuple[str, int, str]:
@@ -62,4 +74,4 @@ def _value(name: str, cell: str, study: Study) -> Any:
         return {str(value): value for value in study.axes[name]}[cell]
     if name in WHOLE:
         return int(cell)
-    return cell if name in WHO else float(cell)
+    return cell if name in (*WHO, MACHINE) else float(cell)

@@ -1,5 +1,6 @@
-"""Whether the paper's claim holds here: a difference of one figure, seed by seed, with its interval."""
+"""Whether the paper's claim holds here: differences of one figure, seed by seed, with their intervals."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,26 +9,28 @@ import numpy as np
 
 from imagen.ablation.study import Study
 from imagen.errors import UserError
-from imagen.report.directions import called, higher_is_better
+from imagen.report.alike import compared, conditions_of, unlike
+from imagen.report.contrast import Contrast, Difference, contrasts_of, difference_of, places_of
+from imagen.report.directions import called
 from imagen.report.intervals import LEVEL, Interval, interval
+from imagen.report.measured import Measured
 from imagen.report.table import Row
 
-LOSS = "heldout_loss"
-UNDECIDED = "undecided"
-OF_CLAIM = ("holds", "does not hold here: the opposite")
-OF_LOSS = ("agrees", "says the opposite")
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold here", "undecided"
+
+Expected = str | Mapping[str, float]
+"""``positive``, ``negative``, or ``{within: share}``: nearer to zero than this share of what is subtracted."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """``differences`` by seed of ``metric``, as the study's contrast weighs them, and what their interval says."""
+class Judged:
+    """One contrast, the differences by seed, and what their interval says; ``missing`` has a reason a seed."""
 
-    metric: str
-    expected: str
     contrast: str
     outcome: str
     why: str
     differences: dict[int, float]
+    missing: dict[int, str]
     interval: Interval | None
 
     @property
@@ -41,97 +44,129 @@ class Verdict:
         return f"{self.interval.mean:+.4g}, {LEVEL:.0%} interval {bounds}"
 
     @property
+    def seeds(self) -> str:
+        """How many, and which are missing, why."""
+        n, asked = len(self.differences), len(self.differences) + len(self.missing)
+        if not self.missing:
+            return f"{n} seed{'s' * (n != 1)}"
+        reasons = ", ".join(f"{seed} ({why})" for seed, why in self.missing.items())
+        return f"{n} of {asked} seed{'s' * (asked != 1)}; missing: {reasons}"
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.contrast}: {self.figure}, {self.seeds}; {self.why}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``outcome`` is of all contrasts together: a claim holds where each of them does."""
+
+    metric: str
+    expected: str
+    outcome: str
+    contrasts: list[Judged]
+
+    @property
+    def decided(self) -> bool:
+        return not self.outcome.startswith(UNDECIDED)
+
+    @property
     def sentence(self) -> str:
         """All of it in one line."""
-        n = len(self.differences)
-        seeds = f"{n} seed{'s' * (n != 1)}"
-        return f"{self.outcome}: {called(self.metric)}, {self.contrast}: {self.figure}, {seeds}; {self.why}"
+        parts = " | ".join(one.sentence for one in self.contrasts)
+        every = f"{len(self.contrasts)} contrasts that must all hold: " * (len(self.contrasts) > 1)
+        return f"{self.outcome}: {called(self.metric)}, {every}{parts}"
 
 
-def judge(study: Study, rows: Sequence[Row]) -> Verdict:
-    """The verdict on the study's claim. Raises: UserError if its contrast names what the study has not."""
-    asked = study.verdict
-    _check(study)
-    return decide(rows, asked["metric"], asked["expected"], asked["contrast"])
+def judge(study: Study, rows: Sequence[Row], seeds: Sequence[int], measured: Sequence[Measured]) -> list[Verdict]:
+    """The verdict on the study's claim, and after it those that it asks for beside. ``seeds`` are all of the sweep.
 
-
-def judge_loss(study: Study, rows: Sequence[Row]) -> Verdict | None:
-    """The same contrast of the held-out loss, lower where the claim's figure is better.
-
-    None where no row has it, or where the contrast is within one training, whose loss is one figure.
+    Raises: UserError if one names what the study has not.
     """
-    asked = study.verdict
-    times: dict[str, float] = {}
-    for term in asked["contrast"]:
-        variant = term["of"].get("variant", "")
-        times[variant] = times.get(variant, 0.0) + term["times"]
-    if asked["metric"].startswith(LOSS) or not any(times.values()) or not any(LOSS in row for row in rows):
-        return None
-    better = (asked["expected"] == "positive") == higher_is_better(asked["metric"])
-    return decide(rows, LOSS, "negative" if better else "positive", asked["contrast"], OF_LOSS)
+    asked = [study.verdict, *({"contrast": study.verdict["contrast"], **one} for one in study.also)]
+    return [_judge(study, rows, seeds, measured, one) for one in asked]
 
 
-def decide(
-    rows: Sequence[Row],
-    metric: str,
-    expected: str,
-    contrast: Sequence[Mapping[str, Any]],
-    outcomes: tuple[str, str] = OF_CLAIM,
+def _judge(
+    study: Study, rows: Sequence[Row], seeds: Sequence[int], measured: Sequence[Measured], asked: Mapping[str, Any]
 ) -> Verdict:
-    """The sum of the terms, each ``times`` the metric's mean over the rows that match ``of``, for every seed.
-
-    ``outcomes`` are the words for an interval beyond zero on the expected side, and on the other.
-    """
-    differences = {}
-    for seed in sorted({row["seed"] for row in rows}):
-        own = [row for row in rows if row["seed"] == seed and metric in row]
-        means = [_mean(own, metric, term["of"]) for term in contrast]
-        known = [mean for mean in means if mean is not None]
-        if len(known) == len(means):
-            differences[seed] = float(sum(term["times"] * mean for term, mean in zip(contrast, known, strict=True)))
-    said = " ".join(f"{_times(term['times'], first=not i)}({_of(term['of'])})" for i, term in enumerate(contrast))
-    found = interval(list(differences.values())) if differences else None
-    return Verdict(metric, expected, said, *_outcome(found, expected, outcomes), differences, found)
+    _check(study, asked)
+    metric, expected = asked["metric"], asked["expected"]
+    contrasts = contrasts_of(study, asked["contrast"])
+    found = [decide(contrast, difference_of(study, rows, seeds, metric, contrast), expected) for contrast in contrasts]
+    return Verdict(
+        metric, _words(expected), _together(found, _unlike(study, rows, measured, metric, contrasts, found)), found
+    )
 
 
-def _outcome(found: Interval | None, expected: str, outcomes: tuple[str, str]) -> tuple[str, str]:
+def decide(contrast: Contrast, difference: Difference, expected: Expected) -> Judged:
+    """What the interval over seeds says of one contrast."""
+    values = list(difference.by_seed.values())
+    found = interval(values) if values else None
+    outcome, why = _outcome(found, expected, list(difference.less.values()))
+    return Judged(contrast.said, outcome, why, difference.by_seed, difference.missing, found)
+
+
+def _outcome(found: Interval | None, expected: Expected, less: Sequence[float]) -> tuple[str, str]:
+    """The expected side is a range: inside the interval it holds, outside it does not, across a bound nothing is."""
     if found is None:
         return UNDECIDED, "no seed has this figure of all the points that are compared"
     if found.n == 1:
         return UNDECIDED, "one seed says nothing of others"
     if found.low is None or found.high is None:
         return UNDECIDED, "all seeds give the same figure, which says nothing of their spread"
-    if found.low <= 0 <= found.high:
-        return UNDECIDED, "the interval holds zero"
-    if (found.low > 0) == (expected == "positive"):
-        return outcomes[0], f"{expected}, as expected"
-    return outcomes[1], f"{expected} was expected"
+    low, high = _side(expected, less)
+    words = _words(expected) + f" (±{high:.4g})" * isinstance(expected, Mapping)
+    if low < found.low and found.high < high:
+        return HOLDS, f"{words}, as expected"
+    if found.high < low or high < found.low:
+        return FAILS, f"{words} was expected"
+    bound = "a bound of the margin" if isinstance(expected, Mapping) else "zero"
+    return UNDECIDED, f"the interval holds {bound}; {words} was expected"
 
 
-def _mean(rows: Sequence[Row], metric: str, of: Mapping[str, Any]) -> float | None:
-    values = [row[metric] for row in rows if all(row.get(name) == value for name, value in of.items())]
-    return float(np.mean(values)) if values and np.isfinite(values).all() else None
+def _side(expected: Expected, less: Sequence[float]) -> tuple[float, float]:
+    if isinstance(expected, Mapping):
+        margin = expected["within"] * abs(float(np.mean(less)))
+        return -margin, margin
+    return (0.0, math.inf) if expected == "positive" else (-math.inf, 0.0)
 
 
-def _check(study: Study) -> None:
-    asked, where = study.verdict, f"verdict of ablation={study.name}"
-    if asked["expected"] not in ("positive", "negative"):
-        raise UserError(f"{where}: expected={asked['expected']} must be positive or negative")
-    there = {"variant": list(study.variants), **study.axes}
-    for term in asked["contrast"]:
-        for name, value in term["of"].items():
-            if name not in there:
-                raise UserError(f"{where}: contrast names {name}, which is none of {', '.join(there)}")
-            if value not in there[name]:
-                raise UserError(f"{where}: contrast names {name}={value}; there are {', '.join(map(str, there[name]))}")
+def _together(found: Sequence[Judged], differing: Sequence[str]) -> str:
+    """An intersection-union test (Berger 1982): its level is that of each, since all must hold."""
+    if differing:
+        return f"{UNDECIDED}: not measured alike ({', '.join(differing)})"
+    outcomes = {one.outcome for one in found}
+    return FAILS if FAILS in outcomes else HOLDS if outcomes == {HOLDS} else UNDECIDED
 
 
-def _times(times: float | int, *, first: bool) -> str:
-    sign = "−" if times < 0 else "" if first else "+"
-    size = "" if abs(times) == 1 else f"{abs(times):.4g} × "
-    return f"{sign}{' ' * (bool(sign) and not first)}{size}"
+def _unlike(
+    study: Study,
+    rows: Sequence[Row],
+    measured: Sequence[Measured],
+    metric: str,
+    contrasts: Sequence[Contrast],
+    found: Sequence[Judged],
+) -> list[str]:
+    """What the points behind a verdict do not have in common, over all its seeds."""
+    own: list[Row] = []
+    for contrast, judged in zip(contrasts, found, strict=True):
+        places = [place for settings in (contrast.of, contrast.less) for place in places_of(study, settings)]
+        own += compared(study, rows, places, judged.differences)
+    return unlike(conditions_of(study, own, measured, metric))
 
 
-def _of(of: Mapping[str, Any]) -> str:
-    named = [str(value) if name == "variant" else f"{name.rpartition('.')[2]} {value}" for name, value in of.items()]
-    return ", ".join(named) or "all"
+def _words(expected: Expected) -> str:
+    return f"within {expected['within']:.2g} of what is subtracted" if isinstance(expected, Mapping) else expected
+
+
+def _check(study: Study, asked: Mapping[str, Any]) -> None:
+    where, expected = f"verdict of ablation={study.name}", asked["expected"]
+    share = expected.get("within") if isinstance(expected, Mapping) else None
+    margin = isinstance(share, int | float) and 0 < share < 1
+    if not margin and expected not in ("positive", "negative"):
+        raise UserError(
+            f"{where}: expected={expected} must be positive, negative or {{within: SHARE}}, a share between 0 and 1"
+        )
+    if not asked["contrast"]:
+        raise UserError(f"{where}: contrast is empty: name at least one difference, of and less")
