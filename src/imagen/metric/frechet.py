@@ -39,7 +39,8 @@ class FrechetDistance(PictureMetric):
     def __call__(self, drawn: Pictures, reference: Pictures) -> dict[str, float]:
         check_counts(self.name, 2, drawn, reference)
         self._extractor = self.make_extractor(reference).to(self.device)
-        distance = FrechetInceptionDistance(feature=self._extractor).to(self.device)
+        # one process measures, be it one of a training's: without the others' it waits for none of them
+        distance = FrechetInceptionDistance(feature=self._extractor, sync_on_compute=False).to(self.device)
         for pictures, real in ((drawn, False), (reference, True)):
             for batch in pictures.batches(self.batch_size):
                 distance.update(batch.to(self.device), real=real)

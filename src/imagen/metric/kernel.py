@@ -48,7 +48,9 @@ class KID(PictureMetric):
         self._extractor = self.make_extractor().to(self.device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*will save all extracted features")  # which KID is made of
-            distance = KernelInceptionDistance(self._extractor, subsets=self.subsets, subset_size=self.subset_size)
+            distance = KernelInceptionDistance(
+                self._extractor, subsets=self.subsets, subset_size=self.subset_size, sync_on_compute=False
+            )  # one process measures, be it one of a training's
         for pictures, real in ((drawn, False), (reference, True)):
             for batch in pictures.batches(self.batch_size):
                 distance.update(batch.to(self.device), real=real)
