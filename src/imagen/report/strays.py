@@ -20,7 +20,7 @@ def strays_of(study: Study, points: Sequence[Point]) -> Iterator[str]:
     expected = {point.run.path.resolve() for point in points}
     configs = {point.name: flattened(identity(run_config(point.cfg))) for point in points}
     parents = dict.fromkeys(point.run.path.parent for point in points)
-    reports = f"*/evaluations/{study.full_name}/report.json"
+    reports = f"*/evaluations/{points[0].evaluation.name}/report.json"
     for report in sorted(path for parent in parents for path in parent.glob(reports)):
         run = RunFolder(report.parents[2])
         if run.path.resolve() in expected:
