@@ -52,7 +52,7 @@ def test_slots_replace_the_runs_own_settings(stages):
 
 def test_what_does_not_fit_in_a_slot_names_the_slot(stages):
     slot = OmegaConf.create({"sampler": {"_target_": "imagen.sampler.ancestral.LearnedVarianceDDPM", "num_steps": 2}})
-    with pytest.raises(UserError, match=r"^sr1: sampler=ddpm_learned does not go with parameterization=x0"):
+    with pytest.raises(UserError, match=r"^sr1: sampler=ddpm_learned does not go with parameterization=v,"):
         imagen.load_cascade(stages, slots={"sr1": slot})
 
 
