@@ -1,5 +1,6 @@
 """The processes of a training as they begin: all with the same config and from the same state, or none."""
 
+import atexit
 import hashlib
 import json
 import os
@@ -35,6 +36,14 @@ def start_processes(trainer: lightning.Trainer) -> None:
     trainer.strategy.connect(lightning.LightningModule())  # which some ask for; the fit brings the true one
     setup = trainer.strategy.setup_environment
     setup() if launcher is None else launcher.launch(setup)
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Let go of the group before the interpreter ends: gloo's threads, still running then, would abort the process."""
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def told_by_first(trainer: lightning.Trainer, find: Callable[[], Found]) -> Found:
