@@ -17,7 +17,7 @@ from webdataset.pipeline import DataPipeline
 
 from imagen.data.order import Deal, GlobalOrder
 from imagen.data.parts import Decode, Read, ReadParts
-from imagen.data.stream import Crop, Delivery, Fault, Shard, as_it_is, leave_signals_to_the_trainer
+from imagen.data.stream import Crop, Delivery, Fault, Shard, as_it_is, begin_worker
 from imagen.errors import UserError
 from imagen.text_encoder import TextEncoder
 from imagen.types import Batch
@@ -222,7 +222,7 @@ class StreamModule(lightning.LightningDataModule, ABC):
             DataPipeline(*stages),  # type: ignore[arg-type]
             batch_size=None,
             collate_fn=as_it_is,
-            worker_init_fn=leave_signals_to_the_trainer,
+            worker_init_fn=begin_worker,
             num_workers=workers,
             multiprocessing_context=self.multiprocessing_context if workers else None,
             persistent_workers=workers > 0 and persistent,

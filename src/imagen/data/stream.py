@@ -4,11 +4,14 @@ Every stage is picklable. A worker needs no Lightning, which takes seconds to im
 defined beside a data module.
 """
 
+import os
 import random
 import re
 import signal
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,6 +105,28 @@ def leave_signals_to_the_trainer(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_at_once(worker: int) -> None:
+    """Have a spawned worker end as forked ones do, by ``os._exit``, once all that is to be done at exit was done.
+
+    The thread that sends its batches may still be sharing a tensor's memory then: Python's own end would stop it amid
+    torch's C++, which aborts, and the trainer would take the worker for crashed.
+    """
+
+    def leave() -> None:
+        if sys.exc_info()[0] is None:  # or its traceback is still to be printed
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+    Finalize(None, leave, exitpriority=-1000)  # after all of multiprocessing's own
+
+
+def begin_worker(worker: int) -> None:
+    """What every process that reads for the trainer begins with."""
+    leave_signals_to_the_trainer(worker)
+    end_at_once(worker)
 
 
 def can_flip(caption: str) -> bool:
