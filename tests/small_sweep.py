@@ -78,7 +78,7 @@ def row_of(point: Point, settings: dict[str, Any], gain: float) -> dict[str, Any
         "directions": {"fd_pixel": "lower", "heldout_loss": "lower"}
         | dict.fromkeys(("retrieval_top10", "heldout_cosine", "heldout_top10"), "higher"),
         "skipped": {},
-        "seed": 0,
+        "seed": point.seed,
         "sampling": {"base": {"guidance": "ClassifierFree", "weight": weight, "sampler": "DPMSolver", "steps": 32}},
     }
 

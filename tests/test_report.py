@@ -80,7 +80,7 @@ def test_a_row_is_a_variant_seed_and_point_of_sampling(sweep):
         "machine": "a CPU, 2 threads x 1",
         "drawn": 448,
         "real": 1923,
-        "sampling_seed": 0,
+        "sampling_seed": 1,
         **told["metrics"],
     }
     assert list(row) == columns_of(sweep, found.rows)
@@ -222,7 +222,7 @@ def test_points_that_were_drawn_in_two_ways_are_told(sweep):
     path.write_text(path.read_text().replace('"steps": 32', '"steps": 8'))
     page = (write_report(asked(ROOT, *TWO)) / "report.html").read_text()
     assert "<strong>layers_6-s1 alone: what was drawn in other ways does not compare</strong>" in page
-    assert "base.sampler.num_steps 8; sampling seed 0, 448 pictures a point" in page
+    assert "base.sampler.num_steps 8; sampling seed that of training, 448 pictures a point" in page
     assert "Not all points were measured alike (drawing)" in page
     assert "The claim: undecided: not measured alike (base.sampler.num_steps)" in page
 

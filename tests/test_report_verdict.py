@@ -161,6 +161,14 @@ def test_points_that_were_not_measured_alike_decide_nothing(study, own, what):
     assert unlike.outcome == "undecided: not measured alike (drawn)"
 
 
+def test_each_seed_may_draw_with_a_seed_of_its_own_all_its_points_alike(study):
+    rows = rows_of(a=[1.0, 2.0, 3.0], b=BETTER)
+    own = [row | {"sampling_seed": row["seed"]} for row in rows]
+    assert of(study, own).outcome == "holds"
+    other = [row | {"sampling_seed": 7} if (row["variant"], row["seed"]) == ("b", 1) else row for row in own]
+    assert of(study, other).outcome == "undecided: not measured alike (sampling_seed of seed 1)"
+
+
 def test_what_variants_and_axes_set_is_no_other_way_of_drawing(study):
     rows = rows_of(a=[1.0, 2.0, 3.0], b=BETTER)
     own = replace(study, variants=study.variants | {"b": {"sampler.num_steps": 8}})

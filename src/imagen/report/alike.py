@@ -5,7 +5,7 @@ from typing import Any
 
 from imagen.ablation.study import Study
 from imagen.report.measured import Measured
-from imagen.report.table import MACHINE, MEASURED, TIMES, Place, Row, place_of
+from imagen.report.table import MACHINE, MEASURED, SAMPLING_SEED, TIMES, Place, Row, place_of
 
 FULL = {"weight": "guidance.weight", "steps": "sampler.num_steps"}
 """Keys of a stage's sampling that a report calls by a shorter name than the config."""
@@ -37,7 +37,9 @@ def conditions_of(study: Study, rows: Iterable[Row], measured: Sequence[Measured
     }
     found = []
     for row in rows:
-        conditions = {name: str(row[name]) for name in MEASURED if name in row and name != MACHINE}
+        # points of one seed are compared with each other, and each seed may draw with a seed of its own
+        names = {name: f"{name} of seed {row['seed']}" if name == SAMPLING_SEED else name for name in MEASURED}
+        conditions = {said: str(row[name]) for name, said in names.items() if name in row and name != MACHINE}
         one, said = told.get((row["seed"], *place_of(study, row)), (None, None))
         if one is not None and said is not None:
             known = said["provenance"].get(said["metric_of"].get(metric), {})

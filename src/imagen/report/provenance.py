@@ -65,7 +65,8 @@ def drawn_by(study: Study, measured: Sequence[Measured]) -> dict[str, list[str]]
     for one in measured:
         for told in one.told:
             known = ", ".join(f"{key} {value}" for key, value in drawing_of(study, told).items())
-            way = f"{known}; sampling seed {told['seed']}, {told['drawn']} pictures a point"
+            seed = "that of training" if told["seed"] == one.point.seed else told["seed"]
+            way = f"{known}; sampling seed {seed}, {told['drawn']} pictures a point"
             ways.setdefault(way, {})[one.point.name] = None
     return {way: list(of) if len(ways) > 1 else [] for way, of in ways.items()}
 

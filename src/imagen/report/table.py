@@ -17,10 +17,12 @@ COST = ("parameters", *TIMES, "steps")
 MACHINE = "machine"
 """That of the training, on which its seconds depend."""
 
-MEASURED = (MACHINE, "drawn", "real", "sampling_seed")
+SAMPLING_SEED = "sampling_seed"
+
+MEASURED = (MACHINE, "drawn", "real", SAMPLING_SEED)
 """Between ``WHO`` and ``COST`` stand the axes of sampling, after ``MEASURED`` the figures."""
 
-WHOLE = ("seed", "parameters", "steps", "drawn", "real", "sampling_seed")
+WHOLE = ("seed", "parameters", "steps", "drawn", "real", SAMPLING_SEED)
 
 Place = tuple[Any, ...]
 """A variant and the values of all axes of sampling."""
