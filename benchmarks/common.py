@@ -8,7 +8,6 @@ import argparse
 import datetime
 import fcntl
 import json
-import platform
 import re
 import shlex
 import statistics
@@ -24,25 +23,10 @@ import torch
 import torch.nn.functional as F
 
 from imagen.cli import among
-from imagen.devices import peak_flops
+from imagen.devices import device_name, peak_flops
 from imagen.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def device_name(device: torch.device) -> str:
-    """The model of the GPU, or of the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return _cpu_name()
-
-
-def _cpu_name() -> str:
-    try:
-        said = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        said = None
-    return " ".join(said.group(1).split()) if said else platform.processor() or platform.machine()
 
 
 def ceiling(device: torch.device) -> float | None:

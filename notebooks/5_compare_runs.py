@@ -23,32 +23,8 @@ import yaml
 from PIL import Image
 
 from imagen.cli import compose
-from imagen.data.synthetic import CAPTIONS, draw
 from imagen.evaluation import measure
-from imagen.prep.embed_text.command import embed_set
-from imagen.prep.folder import pack_folder
-from imagen.prep.pack.command import pack
 from imagen.training import train
-
-# %% [markdown]
-# ## A set to measure against
-#
-# `experiment=toy` paints its pictures in memory. Figures are measured against files, so the same shapes are written to
-# shards, as in [notebook 1](1_shards_and_captions.ipynb).
-
-# %%
-PICTURES = Path("outputs/pictures16")
-if not PICTURES.exists():
-    PICTURES.mkdir(parents=True)
-    for number, caption in enumerate(CAPTIONS):
-        Image.fromarray(draw(caption, 16)).save(PICTURES / f"{number:03}.png")
-        (PICTURES / f"{number:03}.txt").write_text(caption)
-
-pack_folder(compose("data_prep/folder", [f"input={PICTURES}", "output=outputs/clean16"]))
-PACKED = ["root=outputs/shapes16", "sizes=[16]", "format=png", "validation=28"]
-pack(compose("data_prep/pack", ["input=outputs/clean16", *PACKED]))
-embed_set(compose("data_prep/embed_text", ["root=outputs/shapes16", "text_encoder=hash"]))
-SHAPES = ["experiment=toy", "data=webdataset", "data.root=outputs/shapes16", "data.num_workers=0"]
 
 # %% [markdown]
 # ## Four runs to compare
@@ -61,7 +37,7 @@ VARIANTS = {"v": ["parameterization=v"], "epsilon": ["parameterization=epsilon"]
 SEEDS = (0, 1)
 EVERY = ["trainer.log_every_n_steps=5", "validate_every_n_steps=20", "callback.sample_grid.every_n_steps=50"]
 COMMON = [
-    *SHAPES,
+    "experiment=toy",
     "weighting=uniform",
     "name=compared",
     "output_dir=outputs",

@@ -13,45 +13,19 @@
 # %%
 import math
 from itertools import product
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 from imagen.cli import CONF, compose
-from imagen.data.synthetic import CAPTIONS, draw
 from imagen.evaluation import measure
-from imagen.prep.embed_text.command import embed_set
-from imagen.prep.folder import pack_folder
-from imagen.prep.pack.command import pack
 from imagen.training import train
-
-# %% [markdown]
-# ## A set to measure against
-#
-# The shapes of `experiment=toy` as shards, as in [notebook 1](1_shards_and_captions.ipynb): figures are measured
-# against files.
-
-# %%
-PICTURES = Path("outputs/pictures16")
-if not PICTURES.exists():
-    PICTURES.mkdir(parents=True)
-    for number, caption in enumerate(CAPTIONS):
-        Image.fromarray(draw(caption, 16)).save(PICTURES / f"{number:03}.png")
-        (PICTURES / f"{number:03}.txt").write_text(caption)
-
-pack_folder(compose("data_prep/folder", [f"input={PICTURES}", "output=outputs/clean16"]))
-PACKED = ["root=outputs/shapes16", "sizes=[16]", "format=png", "validation=28"]
-pack(compose("data_prep/pack", ["input=outputs/clean16", *PACKED]))
-embed_set(compose("data_prep/embed_text", ["root=outputs/shapes16", "text_encoder=hash"]))
-SHAPES = ["experiment=toy", "data=webdataset", "data.root=outputs/shapes16", "data.num_workers=0"]
-ASKED = ["metric=[heldout_loss,fd_pixel]", "num_measured=64", "num_train_prompts=4", "num_heldout_prompts=4"]
 
 # %% [markdown]
 # ## The ten lines
 
 # %%
+ASKED = ["metric=[heldout_loss,fd_pixel]", "num_measured=64", "num_train_prompts=4", "num_heldout_prompts=4"]
 VARIANTS = {
     "pooled": ["network.text_resolutions=[]"],
     "attention": ["text_pooling=none"],
@@ -59,7 +33,8 @@ VARIANTS = {
 }
 rows = []
 for variant, seed in product(VARIANTS, (0, 1)):
-    run = train(compose("train", [*SHAPES, *VARIANTS[variant], f"seed={seed}", "max_steps=80", "output_dir=outputs"]))
+    own = [*VARIANTS[variant], f"seed={seed}"]
+    run = train(compose("train", ["experiment=toy", *own, "max_steps=80", "output_dir=outputs"]))
     (point,) = measure([run.path], run.path / "evaluation", ASKED)
     rows.append({"variant": variant, "seed": seed, "run": run.path, **point["metrics"]})
 

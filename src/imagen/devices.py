@@ -82,14 +82,18 @@ def peak_flops(name: str) -> float | None:
 
 def machine_name(device: torch.device) -> str:
     """The model of the GPU, or that of the CPU with the number of torch's threads: what seconds depend on."""
+    return device_name(device) if device.type == "cuda" else f"{device_name(device)}, {torch.get_num_threads()} threads"
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's or the CPU's name, as its maker has it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         said = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         said = None
-    model = " ".join(said.group(1).split()) if said else platform.processor() or platform.machine()
-    return f"{model}, {torch.get_num_threads()} threads"
+    return " ".join(said.group(1).split()) if said else platform.processor() or platform.machine()
 
 
 def peak_memory(device: torch.device) -> int:

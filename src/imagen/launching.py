@@ -17,10 +17,18 @@ import torch.distributed
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_only
 
 from imagen.errors import UserError
 
 Found = TypeVar("Found")
+
+
+def is_first_process() -> bool:
+    """Whether no other process of this training could hold the run's folder; known before there is a trainer."""
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    rank: int = getattr(rank_zero_only, "rank")  # noqa: B009 - set from outside, unknown to type checkers
+    return rank == 0 and node == "0"
 
 
 def start_processes(trainer: lightning.Trainer) -> None:

@@ -1,6 +1,5 @@
 """One stage's training from config to ``done.json``: what ``train.py`` calls."""
 
-import os
 import re
 import signal
 import warnings
@@ -12,7 +11,6 @@ from typing import Any, TypeVar
 import lightning
 import torch
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torch import nn
 
@@ -23,7 +21,7 @@ from imagen.checkpoints import remove_partial
 from imagen.devices import machine_name
 from imagen.errors import UserError
 from imagen.faults import Rollback, read_rollbacks, training_seed
-from imagen.launching import check_same, check_shared, start_processes, told_by_first
+from imagen.launching import check_same, check_shared, is_first_process, start_processes, told_by_first
 from imagen.lightning_module import DiffusionModule
 from imagen.metrics_log import MetricsLog
 from imagen.null_text import fill_null_text
@@ -52,8 +50,8 @@ def train(cfg: DictConfig) -> RunFolder:
     if folder.done.is_file():
         print(f"{folder.path} is finished; delete it, or change the config or the seed, to train again")
         return folder
-    with folder.held() if _is_first_process() else nullcontext():
-        if _is_first_process():
+    with folder.held() if is_first_process() else nullcontext():
+        if is_first_process():
             remove_partial(folder.checkpoints)
         while not _train(cfg, config, folder):
             pass
@@ -132,7 +130,7 @@ def _module(cfg: DictConfig, config: dict[str, Any], past: Past) -> DiffusionMod
 
     def begin(network: nn.Module) -> None:
         said = take_weights(network, cfg.init_from, config)
-        if _is_first_process():
+        if is_first_process():
             print(said)
 
     return build.build_module(cfg, begin)
@@ -170,13 +168,6 @@ def _begin_wandb(trainer: lightning.Trainer) -> None:
                     f"logger=wandb cannot begin ({error}); set WANDB_MODE=offline to write to disk without an account, "
                     "or leave it out with logger=[]"
                 ) from error
-
-
-def _is_first_process() -> bool:
-    """Whether no other process of this training could hold the run's folder; known before there is a trainer."""
-    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    rank: int = getattr(rank_zero_only, "rank")  # noqa: B009 - set from outside, unknown to type checkers
-    return rank == 0 and node == "0"
 
 
 def _callback(trainer: lightning.Trainer, kind: type[Kind]) -> Kind | None:

@@ -4,13 +4,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from imagen.ablation.asked import Asked
 from imagen.ablation.failures import failures
 from imagen.ablation.prepare import prepare
 from imagen.ablation.study import ALONE
 from imagen.errors import UserError
+from imagen.launching import is_first_process
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
         raise UserError(f"ablation={study.name} is a multirun: add -m")
     study.store()
     points = asked.points()
-    if getattr(rank_zero_only, "rank") == 0:  # noqa: B009 - set from outside, unknown to type checkers
+    if is_first_process():
         prepare(study, points)
         print(f"{study.claim}? {len(points)} points: {', '.join(point.name for point in points)}", flush=True)
     yield [*asked.flags, *asked.overrides(), f"sweep={study.full_name}"]

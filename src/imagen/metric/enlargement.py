@@ -6,7 +6,6 @@ has no figure there.
 """
 
 from abc import abstractmethod
-from itertools import repeat
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from imagen.data.pixels import downsample
 from imagen.errors import UserError
-from imagen.metric.base import Direction, Enlarged, Metric, Subject
+from imagen.metric.base import Direction, Metric, Subject
+from imagen.metric.pictures import Pictures
 from imagen.ranges import Count
 
 ROUNDING = 1 / 12
@@ -34,13 +34,8 @@ class EnlargementMetric(Metric):
         self._values: dict[str, Float[Tensor, " _"]] = {}
 
     @abstractmethod
-    def of_batch(
-        self,
-        drawn: UInt8[Tensor, "n 3 h w"],
-        given: UInt8[Tensor, "n 3 h2 w2"],
-        truth: UInt8[Tensor, "n 3 h w"] | None,
-    ) -> Float[Tensor, " n"]:
-        """One value a picture; ``truth`` is there where ``needs_truth``."""
+    def of_batch(self, drawn: UInt8[Tensor, "n 3 h w"], other: UInt8[Tensor, "n 3 h2 w2"]) -> Float[Tensor, " n"]:
+        """One value a picture drawn; ``other`` is the truth where ``needs_truth``, else what was given."""
 
     @torch.inference_mode()
     def measure(self, subject: Subject) -> dict[str, float]:
@@ -50,12 +45,13 @@ class EnlargementMetric(Metric):
                 f"{self.name} is of what a super-resolution stage makes of its input, and the last stage measured is a "
                 "base stage: give depth=2"
             )
-        usable = {kind: one for kind, one in subject.enlarged.items() if one.truth is not None or not self.needs_truth}
-        if not usable:
+        other = {kind: one.truth if self.needs_truth else one.given for kind, one in subject.enlarged.items()}
+        pairs = {kind: (subject.enlarged[kind].drawn, real) for kind, real in other.items() if real is not None}
+        if not pairs:
             raise UserError(
                 f"{self.name} needs a real picture behind what is enlarged: give lowres=real or lowres=both"
             )
-        self._values = {f"{self.name}_{kind}": self._of(one) for kind, one in usable.items()}
+        self._values = {f"{self.name}_{kind}": self._of(*pair) for kind, pair in pairs.items()}
         return {name: values.mean().item() for name, values in self._values.items()}
 
     def values(self) -> dict[str, Float[Tensor, " _"]]:
@@ -67,14 +63,9 @@ class EnlargementMetric(Metric):
     def provenance(self) -> dict[str, str | int | float]:
         return {"resize": self.resize}
 
-    def _of(self, enlarged: Enlarged) -> Float[Tensor, " _"]:
-        drawn, given = (pictures.batches(self.batch_size) for pictures in (enlarged.drawn, enlarged.given))
-        truth = repeat(None) if enlarged.truth is None else enlarged.truth.batches(self.batch_size)
-        values = []
-        for a, b, c in zip(drawn, given, truth, strict=False):  # that of no truth has no end
-            there = None if c is None else c.to(self.device)
-            values.append(self.of_batch(a.to(self.device), b.to(self.device), there).double().cpu())
-        return torch.cat(values)
+    def _of(self, drawn: Pictures, other: Pictures) -> Float[Tensor, " _"]:
+        batches = zip(drawn.batches(self.batch_size), other.batches(self.batch_size), strict=True)
+        return torch.cat([self.of_batch(a.to(self.device), b.to(self.device)).double().cpu() for a, b in batches])
 
 
 class PSNR(EnlargementMetric):
@@ -84,14 +75,8 @@ class PSNR(EnlargementMetric):
     better = "higher"
     needs_truth = True
 
-    def of_batch(
-        self,
-        drawn: UInt8[Tensor, "n 3 h w"],
-        given: UInt8[Tensor, "n 3 h2 w2"],
-        truth: UInt8[Tensor, "n 3 h w"] | None,
-    ) -> Float[Tensor, " n"]:
-        assert truth is not None
-        return psnr(drawn, truth)
+    def of_batch(self, drawn: UInt8[Tensor, "n 3 h w"], other: UInt8[Tensor, "n 3 h2 w2"]) -> Float[Tensor, " n"]:
+        return psnr(drawn, other)
 
 
 class Consistency(EnlargementMetric):
@@ -100,13 +85,8 @@ class Consistency(EnlargementMetric):
     name = "consistency"
     resize = "block means to the size given"
 
-    def of_batch(
-        self,
-        drawn: UInt8[Tensor, "n 3 h w"],
-        given: UInt8[Tensor, "n 3 h2 w2"],
-        truth: UInt8[Tensor, "n 3 h w"] | None,
-    ) -> Float[Tensor, " n"]:
-        return consistency(drawn, given, drawn.shape[-1] // given.shape[-1])
+    def of_batch(self, drawn: UInt8[Tensor, "n 3 h w"], other: UInt8[Tensor, "n 3 h2 w2"]) -> Float[Tensor, " n"]:
+        return consistency(drawn, other, drawn.shape[-1] // other.shape[-1])
 
 
 class ColourDrift(EnlargementMetric):
@@ -114,13 +94,8 @@ class ColourDrift(EnlargementMetric):
 
     name = "colour_drift"
 
-    def of_batch(
-        self,
-        drawn: UInt8[Tensor, "n 3 h w"],
-        given: UInt8[Tensor, "n 3 h2 w2"],
-        truth: UInt8[Tensor, "n 3 h w"] | None,
-    ) -> Float[Tensor, " n"]:
-        return colour_drift(drawn, given)
+    def of_batch(self, drawn: UInt8[Tensor, "n 3 h w"], other: UInt8[Tensor, "n 3 h2 w2"]) -> Float[Tensor, " n"]:
+        return colour_drift(drawn, other)
 
 
 def psnr(drawn: UInt8[Tensor, "n 3 h w"], real: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:

@@ -49,17 +49,11 @@ class LPIPS(EnlargementMetric):
         self._network = PerceptualDistance(load_alexnet(self.weights), load_heads()).to(self.device)
         return super().measure(subject)
 
-    def of_batch(
-        self,
-        drawn: UInt8[Tensor, "n 3 h w"],
-        given: UInt8[Tensor, "n 3 h2 w2"],
-        truth: UInt8[Tensor, "n 3 h w"] | None,
-    ) -> Float[Tensor, " n"]:
-        assert truth is not None
+    def of_batch(self, drawn: UInt8[Tensor, "n 3 h w"], other: UInt8[Tensor, "n 3 h2 w2"]) -> Float[Tensor, " n"]:
         assert self._network is not None
         if min(drawn.shape[-2:]) < LEAST:
             raise UserError(f"lpips needs pictures of {LEAST} px and more, and these have {min(drawn.shape[-2:])}")
-        return self._network(drawn, truth)
+        return self._network(drawn, other)
 
     def provenance(self) -> dict[str, str | int | float]:
         weights = "" if self._network is None else checksum(self._network.state_dict())
