@@ -273,6 +273,9 @@ def test_a_point_is_picked_by_its_sweep_alone(tmp_path):
     assert explain(refused.value, "train").startswith("variant is of an ablation: add sweep=")
     with as_asked([*point, "sweep=encoder_size-demo"]) as given:
         assert compose("train", given).text_encoder.num_layers == 0
+        with pytest.raises(HydraException) as unknown:
+            compose("train", ["experiment=lab_base16", "variant=layers_3", "seed=1"])
+    assert "the nearest is layers_" in explain(unknown.value, "train")
     with pytest.raises(UserError, match="scale=huge is not an option"):
         expanded("sweep=encoder_size-huge")
 

@@ -13,6 +13,7 @@ from imagen.lightning_module import DiffusionModule
 from imagen.micro_batch import FindMicroBatch, Trial, accumulate, accumulation, largest, make_state
 from imagen.runs import RunFolder
 from imagen.strategy import FSDP2
+from imagen.trainer import _example_batch, build_trainer
 from imagen.training import train
 from imagen.types import Batch
 
@@ -74,7 +75,7 @@ def trainer_and_module(*overrides: str) -> tuple[lightning.Trainer, DiffusionMod
     module = build.build_module(cfg)
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.optimizers = [module.configure_optimizers()["optimizer"]]
-    return trainer, module, lambda count: build._example_batch(cfg, count)
+    return trainer, module, lambda count: _example_batch(cfg, count)
 
 
 def test_trials_find_the_limit_and_leave_weights_gradients_and_optimizer_as_they_were(monkeypatch, capsys):
@@ -126,7 +127,7 @@ def test_two_keys_that_say_the_same_are_refused(override):
 def test_a_trainer_accumulates_as_the_micro_batch_asks(tmp_path):
     cfg = compose("train", [*TOY, "batch_size=8", "micro_batch_size=3", "trainer.accelerator=cpu", "logger=[]"])
     log = lightning.pytorch.loggers.CSVLogger(str(tmp_path))
-    trainer = build.build_trainer(cfg, build.RunFolder(tmp_path), log)
+    trainer = build_trainer(cfg, RunFolder(tmp_path), log)
     assert trainer.accumulate_grad_batches == 3
     assert trainer.val_check_interval == 3 * cfg.validate_every_n_steps
 

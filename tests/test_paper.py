@@ -32,6 +32,7 @@ from imagen.summary import example, markdown_row, summarize
 from imagen.text_encoder import T5
 from imagen.text_pooling import AttentionPool, TextPooling
 from imagen.threshold import DynamicThreshold
+from imagen.trainer import build_trainer
 from imagen.types import Conditioning
 
 WIDTHS = {"imagen_base64": 512, "imagen_base64_300m": 192, "imagen_base64_500m": 256, "imagen_base64_1b": 320}
@@ -259,7 +260,7 @@ def test_optimizer_and_its_learning_rate(name, modules):
 def test_trainer(name, tmp_path):
     cfg = compose("train", [f"experiment={name}", "data.root=nowhere", "logger=[]"])
     log = MetricsLog(tmp_path / "metrics.jsonl", global_batch=1, log_every_n_steps=1)
-    trainer = build.build_trainer(cfg, RunFolder(tmp_path), log)
+    trainer = build_trainer(cfg, RunFolder(tmp_path), log)
     assert trainer.max_steps == (400_000 if name.count("_") == 2 else 2_500_000)
     assert trainer.max_epochs in (None, -1)  # steps alone end it
     assert (trainer.gradient_clip_val, trainer.gradient_clip_algorithm) == (1.0, None)  # None: by norm

@@ -12,6 +12,7 @@ from imagen import build
 from imagen.cli import compose
 from imagen.metrics_log import MetricsLog
 from imagen.runs import RunFolder
+from imagen.trainer import build_trainer
 
 TOYS = ["experiment=toy", "experiment=toy_sr32"]
 OWN = ["data=synthetic", "data.num_workers=0", "batch_size=4", "micro_batch_size=2", "max_steps=8"]
@@ -71,7 +72,7 @@ def fit(cfg: DictConfig, folder: RunFolder, watch: Watch) -> lightning.Trainer:
     folder.path.mkdir()
     data, module = build.build_data(cfg), build.build_module(cfg)
     log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, log_every_n_steps=cfg.trainer.log_every_n_steps)
-    trainer = build.build_trainer(cfg, folder, log)
+    trainer = build_trainer(cfg, folder, log)
     trainer.callbacks.append(watch)
     with watch.reads:
         trainer.fit(module, data)
@@ -111,7 +112,7 @@ def test_a_fused_optimizer_and_clipping_go_together(tmp_path):
     cfg = compose("train", [TOYS[0], *OWN, *clipped, "trainer.accelerator=cpu"])
     module, data = build.build_module(cfg), build.build_data(cfg)
     log = MetricsLog(tmp_path / "metrics.jsonl", global_batch=4, log_every_n_steps=1)
-    trainer = build.build_trainer(cfg, RunFolder(tmp_path), log)
+    trainer = build_trainer(cfg, RunFolder(tmp_path), log)
     before = [parameter.clone() for parameter in module.denoiser.network.parameters()]
     trainer.fit(module, data)
     optimizer = trainer.optimizers[0]

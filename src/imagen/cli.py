@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -249,7 +250,8 @@ def explain(error: Exception, config_name: str) -> str:
         return f'{first_line} (quote a list for the shell: \'prompts=["a red apple","a house"]\')'
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        stored = ConfigStore.instance().repo.get(group, {})  # an ablation's variants have no files
+        options = sorted(Path(name).stem for name in (*(CONF / group).glob("*.yaml"), *stored))
         return f"{group}={option} is not an option of {group}: {among(option, options)}"
     unknown = re.search(r"Could not override '([^']*)'", str(error)) or re.search(r"full_key: (\S+)", str(error))
     if unknown is None or isinstance(error, InterpolationResolutionError):

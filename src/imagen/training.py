@@ -28,6 +28,7 @@ from imagen.null_text import fill_null_text
 from imagen.resume import Past, forget_snapshots, go_back, in_vain, past_of
 from imagen.runs import RunFolder, Weights
 from imagen.strategy import FSDP2
+from imagen.trainer import build_trainer
 from imagen.warm_start import take_weights
 
 Kind = TypeVar("Kind")
@@ -64,7 +65,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], folder: RunFolder) -> bool:
     data = build.build_data(cfg)
     data.setup("fit")
     log = MetricsLog(folder.metrics, global_batch=cfg.batch_size, log_every_n_steps=cfg.trainer.log_every_n_steps)
-    trainer = build.build_trainer(cfg, folder, log)
+    trainer = build_trainer(cfg, folder, log)
     with _naming_the_others(trainer):
         start_processes(trainer)
         check_same(trainer, config)

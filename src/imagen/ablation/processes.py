@@ -2,22 +2,29 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import lightning
 import torch.distributed
 from omegaconf import DictConfig
 
-from imagen.build import build_trainer
 from imagen.errors import UserError
 from imagen.launching import start_processes
 from imagen.metrics_log import MetricsLog
 from imagen.runs import RunFolder
+from imagen.trainer import build_trainer
 
 Found = TypeVar("Found")
 
 PATIENCE = timedelta(days=30)
 """How long they wait for one of them that measures, or waits for another worker: gloo tells at once if it is gone."""
+
+
+@cache
+def _group() -> Any:
+    """One for all points of a sweep."""
+    return torch.distributed.new_group(timeout=PATIENCE, backend="gloo")
 
 
 class Processes:
@@ -27,7 +34,7 @@ class Processes:
         start_processes(trainer)
         self.index, self.count = trainer.global_rank, trainer.world_size
         self._device = trainer.strategy.root_device
-        self._group = torch.distributed.new_group(timeout=PATIENCE, backend="gloo") if self.count > 1 else None
+        self._group = _group() if self.count > 1 else None
 
     @classmethod
     def of(cls, cfg: DictConfig, run: RunFolder) -> "Processes":
