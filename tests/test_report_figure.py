@@ -12,7 +12,7 @@ from imagen.ablation.study import Point, read_study
 from imagen.report.directions import directions_of, on_axis
 from imagen.report.figure import draw, save_figure
 from imagen.report.labels import Words, place
-from imagen.report.lines import Spread, label_of, lines_of, pair_of, pareto
+from imagen.report.lines import Spread, label_of, lines_of, pair_of, pareto, spread
 from imagen.report.measured import Measured
 from imagen.runs import RunFolder
 
@@ -38,6 +38,12 @@ def four(**more):
         for seed in (0, 1)
         for weight in (1, 2)
     ]
+
+
+def test_the_mean_of_seeds_that_agree_is_theirs_and_is_drawn(study, tmp_path):
+    assert spread([0.1] * 3) == Spread(0.1, 0.1, 0.1, 3)  # a sum of floats over three is above it
+    rows = [row("a", seed, weight, 0.1, 0.7) for seed in range(3) for weight in (1, 2)]
+    assert save_figure(study, rows, [], tmp_path)
 
 
 def test_a_line_is_a_variant_and_a_mark_the_mean_over_its_seeds(study):

@@ -1,6 +1,7 @@
 """Rows as lines: of each variant the mean over seeds of two figures along an axis of sampling."""
 
 import json
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,8 @@ class Line:
 
 
 def spread(values: Sequence[float | int]) -> Spread:
-    return Spread(float(np.mean(values)), float(np.min(values)), float(np.max(values)), len(values))
+    mean = statistics.mean(map(float, values))  # exact, then rounded once: never beyond the least or the greatest
+    return Spread(mean, float(np.min(values)), float(np.max(values)), len(values))
 
 
 def pair_of(study: Study, rows: Sequence[Row]) -> tuple[str, str] | None:
