@@ -14,7 +14,7 @@ from imagen.errors import UserError
 from imagen.image_grid import image_grid
 from imagen.metric.pictures import read_picture
 from imagen.report.directions import Directions, directions_of
-from imagen.report.lines import at_of, grouped, lines_of, pair_of
+from imagen.report.lines import along, at_of, grouped, lines_of, pair_of
 from imagen.report.measured import Measured
 from imagen.report.table import Row
 
@@ -23,7 +23,10 @@ PROMPTS = 8
 
 @dataclass(frozen=True)
 class Sheet:
-    """A row a line of the figure, a column a prompt; ``at`` is the value of the axis, '' where there is none."""
+    """A row a line of the figure, a column a prompt; ``at`` is the value of the axis, '' where there is none.
+
+    Of a line that is alone a row is a point of it.
+    """
 
     at: str
     picture: Image.Image
@@ -49,10 +52,10 @@ def sheets_of(study: Study, measured: Sequence[Measured]) -> tuple[list[Sheet], 
     rows = [row for one in own for row in one.rows]
     sheets: list[Sheet] = []
     unseen: list[str] = []
-    for at in _best_first(study, [row for one in measured for row in one.rows], directions_of(measured)):
-        chosen = grouped(study, [row for row in rows if at_of(study, row) == at])
+    order = _best_first(study, [row for one in measured for row in one.rows], directions_of(measured))
+    for at, shown in _shown(study, rows, order).items():
         galleries = {}
-        for label, (row, *_) in chosen.items():
+        for label, row in shown.items():
             found = _gallery(folders[id(row)] / "shown", label)
             if isinstance(found, str):
                 unseen.append(found)
@@ -61,6 +64,15 @@ def sheets_of(study: Study, measured: Sequence[Measured]) -> tuple[list[Sheet], 
         if galleries:
             sheets.append(_sheet(at, seed, galleries))
     return sheets, unseen
+
+
+def _shown(study: Study, rows: Sequence[Row], order: Sequence[str]) -> dict[str, dict[str, Row]]:
+    """What is below each other: at each value of the axis all lines, or of a line that is alone all values."""
+    if len(grouped(study, rows)) == 1 and along(study):
+        name = along(study).rpartition(".")[2]
+        return {"": {f"{name} {at_of(study, row)}": row for row in rows}}
+    lines = {at: grouped(study, [row for row in rows if at_of(study, row) == at]) for at in order}
+    return {at: {label: row for label, (row, *_) in some.items()} for at, some in lines.items()}
 
 
 def _best_first(study: Study, rows: Sequence[Row], directions: Directions) -> list[str]:
