@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -10,8 +11,9 @@ from imagen.ablation.study import Point, read_study
 from imagen.cli import CONF
 from imagen.errors import UserError
 from imagen.report.alike import drawing_of
+from imagen.report.contrast import Contrast, Difference
 from imagen.report.measured import Measured
-from imagen.report.verdict import judge
+from imagen.report.verdict import decide, judge
 from imagen.runs import RunFolder
 
 WEIGHT = "base.guidance.weight"
@@ -90,7 +92,31 @@ def test_of_several_contrasts_all_must_hold(study, b, c, outcome):
     found = of(study, rows_of(a=[1.0, 2.0, 3.0], b=b, c=c), contrast=several)
     assert found.outcome == outcome
     assert "2 contrasts that must all hold: (b) − (a)" in found.sentence
-    assert " | (c) − (a): " in found.sentence
+    assert "; and (c) − (a): " in found.sentence
+
+
+def test_one_of_several_refutes_by_an_interval_that_allows_for_their_number(study):
+    rows = rows_of(a=[1.0, 2.0, 3.0], b=[0.0, 0.6, 1.0], c=BETTER)  # b's is -1.467 ± 1.25 at 95 %, ± 1.80 at 97.5 %
+    assert of(study, rows).outcome == "does not hold here"
+    several = [{"of": {"variant": name}, "less": {"variant": "a"}} for name in "bc"]
+    found = of(study, rows, contrast=several)
+    assert found.outcome == "undecided"
+    assert [one.outcome for one in found.contrasts] == ["undecided", "holds"]
+    assert found.contrasts[0].interval.high < 0
+    assert "of 2 contrasts one counts against the claim by its 97.50% interval, which holds zero" in found.sentence
+
+
+@pytest.mark.parametrize("contrasts", [1, 6])
+def test_contrasts_without_a_difference_refute_a_claim_as_seldom_as_one_does(contrasts):
+    seeds, many = range(3), 600
+    differences = np.random.default_rng(contrasts).standard_normal((many, contrasts, len(seeds))).tolist()
+
+    def fails(values):
+        found = Difference(dict(zip(seeds, values, strict=True)), dict.fromkeys(seeds, 1.0), {})
+        return decide(Contrast({}, {}), found, "positive", contrasts).outcome == "does not hold here"
+
+    rate = np.mean([any(map(fails, one)) for one in differences])
+    assert abs(rate - 0.025) < 3 * (0.025 * 0.975 / many) ** 0.5, "13.9 % of six at 95 % each"
 
 
 def test_at_an_axis_is_a_contrast_at_each_of_its_values(study):

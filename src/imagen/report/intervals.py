@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -11,7 +12,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of ``n`` seeds and the bounds of its 95 % interval; without bounds where they cannot be told."""
+    """A mean of ``n`` seeds and the bounds of its interval; without bounds where they cannot be told."""
 
     mean: float
     low: float | None
@@ -19,16 +20,21 @@ class Interval:
     n: int
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """``mean ± t(0.975, n - 1) s / sqrt(n)``, for values that are independent and about normal.
+def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """``mean ± t((1 + level) / 2, n - 1) s / sqrt(n)``, for values that are independent and about normal.
 
     One value says nothing of others, and values that are all equal nothing of their spread: such have no bounds.
     """
-    from scipy.stats import t as student
-
     n, mean = len(values), float(np.mean(values))
     deviation = float(np.std(values, ddof=1)) if n > 1 else 0.0
     if deviation <= 1e-12 * abs(mean):
         return Interval(mean, None, None, n)
-    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+    half = _quantile((1 + level) / 2, n - 1) * deviation / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
+
+
+@cache
+def _quantile(share: float, freedom: int) -> float:
+    from scipy.stats import t as student
+
+    return float(student.ppf(share, freedom))

@@ -59,7 +59,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``outcome`` is of all contrasts together: a claim holds where each of them does."""
+    """``outcome`` is of all contrasts together: a claim holds where each of them does, and fails where one does."""
 
     metric: str
     expected: str
@@ -73,7 +73,7 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """All of it in one line."""
-        parts = " | ".join(one.sentence for one in self.contrasts)
+        parts = "; and ".join(one.sentence for one in self.contrasts)
         every = f"{len(self.contrasts)} contrasts that must all hold: " * (len(self.contrasts) > 1)
         return f"{self.outcome}: {called(self.metric)}, {every}{parts}"
 
@@ -93,35 +93,53 @@ def _judge(
     _check(study, asked)
     metric, expected = asked["metric"], asked["expected"]
     contrasts = contrasts_of(study, asked["contrast"])
-    found = [decide(contrast, difference_of(study, rows, seeds, metric, contrast), expected) for contrast in contrasts]
+    found = [
+        decide(contrast, difference_of(study, rows, seeds, metric, contrast), expected, len(contrasts))
+        for contrast in contrasts
+    ]
     return Verdict(
         metric, _words(expected), _together(found, _unlike(study, rows, measured, metric, contrasts, found)), found
     )
 
 
-def decide(contrast: Contrast, difference: Difference, expected: Expected) -> Judged:
-    """What the interval over seeds says of one contrast."""
+def decide(contrast: Contrast, difference: Difference, expected: Expected, of: int = 1) -> Judged:
+    """What the interval over seeds says of one contrast ``of`` several that must all hold.
+
+    For the claim its interval at 95 % speaks, against it the one at 1 - 0.05 / ``of`` (Bonferroni): the claim holds
+    where all contrasts do, an intersection-union test, whose level is that of each (Berger 1982); but any one of them
+    refutes it, and of many without a difference one would soon be beyond zero by chance.
+    """
     values = list(difference.by_seed.values())
     found = interval(values) if values else None
-    outcome, why = _outcome(found, expected, list(difference.less.values()))
+    wider = interval(values, _against(of)) if values else None
+    outcome, why = _outcome(found, wider, expected, list(difference.less.values()), of)
     return Judged(contrast.said, outcome, why, difference.by_seed, difference.missing, found)
 
 
-def _outcome(found: Interval | None, expected: Expected, less: Sequence[float]) -> tuple[str, str]:
-    """The expected side is a range: inside the interval it holds, outside it does not, across a bound nothing is."""
-    if found is None:
+def _against(of: int) -> float:
+    return 1 - (1 - LEVEL) / of
+
+
+def _outcome(
+    found: Interval | None, wider: Interval | None, expected: Expected, less: Sequence[float], of: int
+) -> tuple[str, str]:
+    """The expected side is a range: within it the claim holds, beyond it not, across a bound nothing is decided."""
+    if found is None or wider is None:
         return UNDECIDED, "no seed has this figure of all the points that are compared"
     if found.n == 1:
         return UNDECIDED, "one seed says nothing of others"
-    if found.low is None or found.high is None:
+    if found.low is None or found.high is None or wider.low is None or wider.high is None:
         return UNDECIDED, "all seeds give the same figure, which says nothing of their spread"
     low, high = _side(expected, less)
     words = _words(expected) + f" (±{high:.4g})" * isinstance(expected, Mapping)
     if low < found.low and found.high < high:
         return HOLDS, f"{words}, as expected"
-    if found.high < low or high < found.low:
+    if wider.high < low or high < wider.low:
         return FAILS, f"{words} was expected"
     bound = "a bound of the margin" if isinstance(expected, Mapping) else "zero"
+    if found.high < low or high < found.low:
+        against = f"of {of} contrasts one counts against the claim by its {_against(of):.2%} interval"
+        return UNDECIDED, f"{words} was expected; {against}, which holds {bound}"
     return UNDECIDED, f"the interval holds {bound}; {words} was expected"
 
 
@@ -133,7 +151,7 @@ def _side(expected: Expected, less: Sequence[float]) -> tuple[float, float]:
 
 
 def _together(found: Sequence[Judged], differing: Sequence[str]) -> str:
-    """An intersection-union test (Berger 1982): its level is that of each, since all must hold."""
+    """All must hold; one that does not, by its wider interval, is enough against the claim."""
     if differing:
         return f"{UNDECIDED}: not measured alike ({', '.join(differing)})"
     outcomes = {one.outcome for one in found}
