@@ -2,8 +2,10 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -12,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from imagen.ablation import as_asked, prepare, run
+from imagen.ablation import as_asked, prepare, run, run_lock
 from imagen.ablation.asked import Asked
 from imagen.ablation.failures import failures, forget_failure, note_failure
 from imagen.ablation.finished import finished_points
@@ -21,7 +23,7 @@ from imagen.ablation.study import Study, read_study
 from imagen.ablation.sweep import evaluation_of
 from imagen.build import run_config
 from imagen.cli import CONF, compose, explain
-from imagen.errors import UserError
+from imagen.errors import GoneError, UserError
 from imagen.hold import hold
 from imagen.runs import RunFolder
 from imagen.training import train
@@ -72,6 +74,25 @@ def test_super_resolution_has_its_base_trained_once_before(tmp_path, commands):
     expanded("-m", "ablation=skip_scaling", "scale=demo", "seeds=2", f"output_dir={tmp_path}", "data.root='my, data'")
     assert commands[-1] == ("train.py", "experiment=lab_base16", f"output_dir={tmp_path}", 'data.root="my, data"')
     assert sum(command[0] == "train.py" for command in commands) == 1
+
+
+def test_a_base_that_another_ablation_has_is_waited_for_and_not_trained_again(tmp_path, commands, monkeypatch, capsys):
+    asked = ["-m", "ablation=skip_scaling", "scale=demo", f"output_dir={tmp_path}"]
+    (base,) = read_study("skip_scaling", "demo").bases(Asked.of(asked).points()[0].cfg)
+
+    def ended(path, *, wait=False):
+        if wait:  # by then the other has trained it
+            base.run.path.mkdir(parents=True)
+            base.run.done.write_text("{}")
+        return hold(path)
+
+    monkeypatch.setattr(run_lock, "hold", ended)
+    (tmp_path / "ablations").mkdir()
+    with run_lock.run_lock(base):
+        shutil.rmtree(base.run.path)
+        expanded(*asked)
+    assert "waiting for another ablation" in capsys.readouterr().out
+    assert not [command for command in commands if command[0] == "train.py"]
 
 
 def test_what_is_prepared_runs_where_the_user_is_and_alone(tmp_path, monkeypatch, capfd):
@@ -224,7 +245,7 @@ def test_a_run_that_another_ablation_has_is_waited_for(at_a_point, monkeypatch, 
         waited.extend([path] * wait)
         return hold(path, wait=False)
 
-    monkeypatch.setattr(run, "hold", spied)
+    monkeypatch.setattr(run_lock, "hold", spied)
     with hold(folder.parent / f".{cfg.name}-{point.run.path.name}"):
         run.run_point(cfg)
     assert waited == [folder.parent / f".{cfg.name}-{point.run.path.name}"]
@@ -232,14 +253,14 @@ def test_a_run_that_another_ablation_has_is_waited_for(at_a_point, monkeypatch, 
     assert done == ["trained", "measured without-s3"]
 
 
-def test_a_run_that_is_trained_by_hand_is_left_to_it(at_a_point, monkeypatch, capsys):
+def test_a_run_that_is_trained_by_hand_is_noted_as_such(at_a_point, monkeypatch):
     cfg, study, done = at_a_point
     monkeypatch.setattr(run, "train", train)
     with RunFolder.of(run_config(cfg)).held():
         run.run_point(cfg)
     assert done == []
-    assert "without-s3: left to another process" in capsys.readouterr().out
-    assert failures(study.folder(cfg.output_dir)) == {}
+    (failed,) = failures(study.folder(cfg.output_dir)).values()
+    assert "is being trained by another process: wait for it" in failed["error"]
 
 
 def test_a_point_without_time_is_noted_and_the_sweep_goes_on(at_a_point, monkeypatch):
@@ -290,7 +311,7 @@ class Second(Processes):
     def told_by_first(self, find):
         return self.told
 
-    def gathered(self, value):
+    def gathered(self, value, patience=None):
         return [None, value]
 
 
@@ -306,6 +327,24 @@ def test_of_several_processes_the_first_alone_holds_and_notes(at_a_point, monkey
     run.run_point(cfg)
     assert failures(folder) == {}
     assert Second(told).share() == ["worker_index=1", "worker_count=2", "device=cpu"]
+
+
+class Alone(Second):
+    """One that the others do not come to."""
+
+    def gathered(self, value, patience=None):
+        raise GoneError(f"waited for {patience}")
+
+
+def test_a_process_that_fails_alone_notes_it_and_ends(at_a_point, monkeypatch):
+    cfg, study, _ = at_a_point
+    monkeypatch.setattr(run.Processes, "of", lambda *_: Alone(True))
+    folder = study.folder(cfg.output_dir)
+    for error, noted in ((GoneError("the first has ended"), []), (UserError("it is damaged"), ["it is damaged"])):
+        monkeypatch.setattr(run, "train", Mock(side_effect=error))
+        with pytest.raises(GoneError, match="the first has ended" if not noted else f"waited for {run.SOON}"):
+            run.run_point(cfg)
+        assert [failure["error"] for failure in failures(folder).values()] == noted
 
 
 @pytest.mark.parametrize("of", ["RANK WORLD_SIZE", "SLURM_PROCID SLURM_STEP_NUM_TASKS"])

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from processes import ROOT, running
+from processes import ROOT, on_two_ranks, running
 
+from imagen.ablation.failures import failures
 from imagen.runs import RunFolder
 
 pytestmark = pytest.mark.drill
@@ -76,6 +77,31 @@ def test_two_processes_of_torchrun_are_one_worker(tmp_path):
     with running([*torchrun, *sweep(data, folder), *two], ROOT, log) as process:
         assert process.wait(300) == 0, log.read_text()
     assert log.read_text().count("is finished; delete it") == 2 * 2
+
+
+def test_a_process_that_fails_alone_leaves_no_other_waiting(tmp_path):
+    """The first never gets into the training that the second waits for it in."""
+    script = tmp_path / "first_fails.py"
+    script.write_text(
+        "import runpy\n"
+        "from datetime import timedelta\n"
+        "import torch.distributed\n"
+        "from imagen.ablation import run\n"
+        "from imagen.errors import UserError\n"
+        "def train(cfg):\n"
+        "    if torch.distributed.get_rank() == 0:\n"
+        "        raise UserError('the disk of rank 0 is gone')\n"
+        "    torch.distributed.barrier()\n"
+        "run.train, run.SOON = train, timedelta(seconds=3)\n"
+        "runpy.run_path('train.py', run_name='__main__')\n"
+    )
+    point = ["experiment=lab_base16", "variant=without", "sweep=text_layernorm-demo", f"output_dir={tmp_path}/runs"]
+    command = [str(script), *point, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    said, statuses = on_two_ranks([command] * 2, tmp_path, 120)
+    assert statuses == [1, 1], said
+    assert "error: another process of this sweep has ended, or never came" in said[0]
+    noted = failures(tmp_path / "runs" / "ablations" / "text_layernorm-demo")
+    assert "the disk of rank 0 is gone" in [failure["error"] for failure in noted.values()]
 
 
 def test_killed_or_shared_a_sweep_ends_with_the_table_of_an_unbroken_one(tmp_path):

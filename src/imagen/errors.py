@@ -5,5 +5,5 @@ class UserError(ValueError):
     """Bad input: the message names the argument, the value and the remedy."""
 
 
-class HeldError(UserError):
-    """Another process is at it: whoever can wait for it, or do something else meanwhile, need not fail."""
+class GoneError(UserError):
+    """Another process of this command has ended or no longer answers: what went wrong is what that one said."""

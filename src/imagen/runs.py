@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from imagen.checkpoints import check_whole, read_checkpoint
-from imagen.errors import HeldError, UserError
+from imagen.errors import UserError
 from imagen.files import atomic_write, disk_errors, make_folder, write_json
 from imagen.hold import hold
 
@@ -140,13 +140,13 @@ class RunFolder:
 
         The operating system lets go of it when the process ends, however it ends.
 
-        Raises: HeldError if another process trains in it, UserError if it cannot be made.
+        Raises: UserError if another process trains in it, or if it cannot be made.
         """
         make_folder(self.path, "output_dir")
         with hold(self.path / ".lock") as alone:
             if not alone:
                 taken = f"{self.path} is being trained by another process"
-                raise HeldError(f"{taken}: wait for it, or choose another seed or output_dir")
+                raise UserError(f"{taken}: wait for it, or choose another seed or output_dir")
             try:
                 yield
             finally:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from imagen.ablation.run_lock import run_lock
 from imagen.ablation.study import Point, Study
 from imagen.cli import CONF, as_overrides, override
 from imagen.errors import UserError
@@ -24,13 +25,15 @@ def prepare(study: Study, points: Sequence[Point]) -> None:
     """
     first = points[0].cfg
     todo = [_filled(command, point) for point in points for command in study.prepare]
-    below = [base.variant for base in study.bases(first) if not base.run.done.is_file()]
-    todo += [["train.py", *study.base(stage, first)] for stage in below]
     folder = study.folder(first.output_dir)
     make_folder(folder, "output_dir")
     with hold(folder / ".preparing", wait=True):
         for command in dict.fromkeys(map(tuple, todo)):
             _run(command)
+        for below in study.bases(first):
+            with run_lock(below):
+                if not below.run.done.is_file():
+                    _run(("train.py", *study.base(below.variant, first)))
 
 
 def _run(command: Sequence[str]) -> None:

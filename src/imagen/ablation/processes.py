@@ -9,7 +9,7 @@ import lightning
 import torch.distributed
 from omegaconf import DictConfig
 
-from imagen.errors import UserError
+from imagen.errors import GoneError
 from imagen.launching import start_processes
 from imagen.metrics_log import MetricsLog
 from imagen.runs import RunFolder
@@ -56,15 +56,20 @@ class Processes:
         """What the first finds, for all. All call it at once."""
         return self.gathered(find() if self.is_first else None)[0]
 
-    def gathered(self, value: Any) -> list[Any]:
-        """What each of them has, the first first. All call it at once. Raises: UserError if one is gone."""
+    def gathered(self, value: Any, patience: timedelta = PATIENCE) -> list[Any]:
+        """What each of them has, the first first. All call it at once.
+
+        Raises: GoneError if one is gone, or has not come for as long as ``patience``.
+        """
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
         try:
+            torch.distributed.monitored_barrier(self._group, timeout=patience)
             torch.distributed.all_gather_object(found, value, group=self._group)
         except RuntimeError as error:
-            raise UserError(
-                "another process of this sweep has ended: see what it said; the same command goes on from there"
+            raise GoneError(
+                "another process of this sweep has ended, or never came as far as this one: see what they said; "
+                "the same command goes on from there"
             ) from error
         return found

@@ -3,7 +3,9 @@
 import logging
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,9 +14,10 @@ from omegaconf import DictConfig
 from imagen import evaluation
 from imagen.ablation.failures import forget_failure, note_failure
 from imagen.ablation.finished import finished_points
-from imagen.ablation.processes import Processes
+from imagen.ablation.processes import PATIENCE, Processes
+from imagen.ablation.run_lock import run_lock
 from imagen.ablation.study import Point, Study, study_named
-from imagen.errors import HeldError, UserError
+from imagen.errors import GoneError, UserError
 from imagen.files import make_folder
 from imagen.hold import hold
 from imagen.training import train
@@ -23,6 +26,9 @@ log = logging.getLogger(__name__)
 
 TOLD, OUT_OF_TIME = 1, 128
 """Statuses by which ``train`` ends where the first process has failed, and where the run has had its time."""
+
+SOON = timedelta(minutes=2)
+"""How long one process that failed to train waits for the others: they have failed too, or never will."""
 
 
 def run_point(cfg: DictConfig) -> None:
@@ -45,17 +51,17 @@ def run_point(cfg: DictConfig) -> None:
         try:
             processes = Processes.of(cfg, point.run)
         except UserError as error:
-            said = [str(error)]
+            wrong = str(error)
         else:
             if not processes.told_by_first(lambda: _taken(folder, point, held)):
                 print(f"{point.name}: another worker is at it")
                 return
-            said = processes.gathered(_tried(study, point, processes))
+            wrong = _tried(folder, point, processes, lambda: train(point.cfg), SOON)
+            wrong = wrong or _tried(folder, point, processes, lambda: measure(study, point, processes), PATIENCE)
             if not processes.is_first:
                 return
-        if error := next(filter(None, said), None):
-            note_failure(folder, point.key, error, f"python train.py {shlex.join(hydra.overrides.task)}")
-            print(f"{point.name} failed: {error}", file=sys.stderr)
+        if wrong:
+            _note(folder, point, wrong)
         else:
             forget_failure(folder, point.key)
 
@@ -71,31 +77,51 @@ def measure(study: Study, point: Point, processes: Processes) -> None:
 
 
 def _taken(folder: Path, point: Point, held: ExitStack) -> bool:
-    """Whether the point is this worker's, and its run, which another ablation may have: that one is waited for."""
+    """Whether the point is this worker's; its run, which another ablation may have, is waited for then."""
     if not held.enter_context(hold(folder / f".{point.key}")):
         return False
-    run = folder.parent / f".{point.cfg.name}-{point.run.path.name}"
-    with hold(run) as free:
-        if not free:
-            print(f"{point.name}: waiting for another ablation that trains or measures {point.run.path}", flush=True)
-    held.enter_context(hold(run, wait=True))
+    held.enter_context(run_lock(point))
     return True
 
 
-def _tried(study: Study, point: Point, processes: Processes) -> str | None:
-    """Train and measure; what went wrong, where something did. A run that was asked to stop ends the sweep."""
+def _tried(
+    folder: Path, point: Point, processes: Processes, step: Callable[[], object], patience: timedelta
+) -> str | None:
+    """Take a step, as all processes do at once; what went wrong in one of them, where something did.
+
+    One that failed alone may be waited for inside of the step: it notes what went wrong after ``patience``, and ends,
+    so that torchrun or srun ends the others. Raises: GoneError then.
+    """
+    wrong = _error(point, processes, step)
     try:
-        train(point.cfg)
-        measure(study, point, processes)
-    except HeldError as error:
-        print(f"{point.name}: left to another process: {error}")
+        return next(filter(None, processes.gathered(wrong, patience if wrong else PATIENCE)), None)
+    except GoneError:
+        if wrong:
+            _note(folder, point, wrong)
+        raise
+
+
+def _error(point: Point, processes: Processes, step: Callable[[], object]) -> str | None:
+    """Take a step; what went wrong, where something did. A run that was asked to stop ends the sweep.
+
+    Raises: GoneError if another process has ended.
+    """
+    try:
+        step()
     except SystemExit as ended:
         if ended.code == OUT_OF_TIME:
             return f"{point.run.path} was stopped by trainer.max_time or a callback: give it more time, and it goes on"
         if ended.code != TOLD or processes.is_first:
             raise
+    except GoneError:
+        raise
     except Exception as error:
         if not isinstance(error, UserError):
             log.exception("%s failed", point.name)
         return str(error) or type(error).__name__
     return None
+
+
+def _note(folder: Path, point: Point, wrong: str) -> None:
+    note_failure(folder, point.key, wrong, f"python train.py {shlex.join(HydraConfig.get().overrides.task)}")
+    print(f"{point.name} failed: {wrong}", file=sys.stderr)
