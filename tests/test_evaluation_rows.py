@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -114,3 +115,17 @@ def test_what_does_not_depend_on_sampling_is_measured_once_for_all_points(measur
     for few in (7, 8):
         assert measured([], few=few, measuring=measuring)["metrics"]["half"] == pytest.approx(1.5 / 200)
     assert Half.calls == 3  # half at most 9 once, of 7 and of 8
+
+
+def test_killed_between_values_and_figures_all_is_measured_again(measured, monkeypatch, tmp_path):
+    measured([], few=5)
+    monkeypatch.setattr(Half, "data", "b")
+    with monkeypatch.context() as killed:
+        killed.setattr(rows, "write_json", Mock(side_effect=SystemExit))
+        with pytest.raises(SystemExit):
+            measured([], few=5)
+    assert not (tmp_path / "metrics.json").exists()
+    monkeypatch.setattr(Half, "data", "a")
+    calls = Half.calls
+    assert measured([], few=5)["metrics"].keys() == {"half"}
+    assert Half.calls == calls + 2

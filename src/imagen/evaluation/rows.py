@@ -109,8 +109,10 @@ class Measuring:
             "depends": {name: one.depends for name, one in told.items()},
         }
         values: dict[str, Any] = {name: array.numpy() for one in told.values() for name, array in one.values.items()}
-        with atomic_write(folder / "values.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, **values)
+        with atomic_write(folder / "values.npz") as temporary:
+            with temporary.open("wb") as file:
+                np.savez(file, **values)
+            path.unlink(missing_ok=True)  # figures never lie beside the values of others
         write_json(path, row, allow_nan=False)
         return row
 
