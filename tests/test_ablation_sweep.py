@@ -1,6 +1,6 @@
 """Sweeps: what Hydra is given, what is prepared, and what becomes of points that fail, are done, or are another's."""
 
-import csv
+import itertools
 import json
 import shutil
 import sys
@@ -17,10 +17,10 @@ from omegaconf import OmegaConf
 from imagen.ablation import as_asked, prepare, run, run_lock
 from imagen.ablation.asked import Asked
 from imagen.ablation.failures import failures, forget_failure, note_failure
-from imagen.ablation.finished import finished_points
 from imagen.ablation.processes import Processes
 from imagen.ablation.study import Study, read_study
 from imagen.ablation.sweep import evaluation_of
+from imagen.ablation.table import write_rows
 from imagen.build import run_config
 from imagen.cli import CONF, compose, explain
 from imagen.errors import GoneError, UserError
@@ -155,23 +155,6 @@ def test_failed_points_are_listed_at_the_end_until_they_succeed(tmp_path, comman
     with as_asked(asked):
         forget_failure(folder, point.key)
     assert failures(folder) == {}
-
-
-def table(path, *rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["variant", "seed", "run", "fd_pixel"])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def test_finished_points_are_those_with_rows(tmp_path):
-    table(tmp_path / "table.csv", {"variant": "a", "seed": 0, "run": "12345678-s0", "fd_pixel": 1.5})
-    assert finished_points(tmp_path / "table.csv") == {("a", "12345678-s0")}
-    with pytest.raises(UserError, match="does not exist"):
-        finished_points(tmp_path / "none.csv")
-    (tmp_path / "other.csv").write_text("prompt,category\nhi,a\n")
-    with pytest.raises(UserError, match="no table of a report"):
-        finished_points(tmp_path / "other.csv")
 
 
 @pytest.fixture
@@ -355,14 +338,36 @@ def test_an_evaluation_is_shared_among_the_processes_of_torchrun_and_srun(of, mo
     assert (cfg.worker_index, cfg.worker_count) == (1, 4)
 
 
-def test_a_point_with_rows_is_not_run_again(at_a_point, tmp_path, capsys):
+def kept_rows(study, point):
+    """A row at every point of sampling, as a report of elsewhere has them."""
+    who = {"ablation": study.name, "scale": study.scale, "variant": point.variant, "seed": point.seed}
+    who |= {"run": point.run.path.name, "evaluation": point.evaluation.name, "fd_pixel": 1.0}
+    return [who | dict(zip(study.axes, values, strict=True)) for values in itertools.product(*study.axes.values())]
+
+
+def test_a_point_with_rows_is_not_run_again_and_has_not_failed(at_a_point, tmp_path, capsys):
     cfg, study, done = at_a_point
-    point = study.of("without", cfg)
-    table(tmp_path / "kept.csv", {"variant": "without", "seed": 3, "run": point.run.path.name, "fd_pixel": 1.0})
+    point, folder = study.of("without", cfg), study.folder(cfg.output_dir)
+    note_failure(folder, point.key, "weights are missing", "python train.py")
+    write_rows(study, kept_rows(study, point), tmp_path / "kept.csv")
     cfg.finished = str(tmp_path / "kept.csv")
     run.run_point(cfg)
     assert done == []
     assert "its rows are in" in capsys.readouterr().out
+    assert failures(folder) == {}
+
+
+def test_a_point_with_half_its_rows_or_measured_otherwise_is_run(at_a_point, tmp_path):
+    cfg, study, done = at_a_point
+    rows = kept_rows(study, study.of("without", cfg))
+    cfg.finished = str(tmp_path / "kept.csv")
+    write_rows(study, rows[1:], tmp_path / "kept.csv")
+    run.run_point(cfg)
+    assert done == ["trained", "measured without-s3"]
+    write_rows(study, rows, tmp_path / "kept.csv")
+    cfg.measure = ["base.sampler.num_steps=4"]
+    run.run_point(cfg)
+    assert done == ["trained", "measured without-s3"] * 2
 
 
 def test_a_study_knows_its_folder(tmp_path):

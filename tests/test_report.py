@@ -15,12 +15,12 @@ from small_sweep import PROMPTS, asked, finish, make_sweep, read_json
 
 from imagen.ablation.failures import note_failure
 from imagen.ablation.study import Study, read_study
+from imagen.ablation.table import columns_of, write_rows
 from imagen.cli import one_sentence
 from imagen.errors import UserError
 from imagen.report import gather, read_sweep, write_report
 from imagen.report.figure import draw
 from imagen.report.lines import Spread, curves_of
-from imagen.report.table import columns_of
 
 ROOT = Path("outputs")
 TWO = ("variant=layers_0,layers_6", "seed=0,1")
@@ -72,6 +72,7 @@ def test_a_row_is_a_variant_seed_and_point_of_sampling(sweep):
         "variant": "layers_0",
         "seed": 1,
         "run": point(sweep, "layers_0", 1).run.path.name,
+        "evaluation": "encoder_size-demo",
         "base.guidance.weight": 1,
         "parameters": 20,
         "seconds": 91.5,
@@ -95,7 +96,7 @@ def test_kept_rows_stand_in_for_runs_that_are_elsewhere_and_own_runs_win(sweep):
     assert len(rows) == 12
     rows[0]["fd_pixel"] = "99"  # of a run that is here
     kept = Path("kept.csv")
-    others = [{**rows[0], "ablation": "threshold"}, {**rows[0], "run": "00000000-s0"}]
+    others = [{**rows[0], "ablation": "threshold"}, *({**row, "run": "00000000-s0"} for row in rows[:3])]
     with kept.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -107,12 +108,15 @@ def test_kept_rows_stand_in_for_runs_that_are_elsewhere_and_own_runs_win(sweep):
     found = gather(asked(ROOT, *TWO, f"finished={kept}"))
     assert found.missing == []
     assert found.command.endswith("output_dir=outputs variant=layers_0,layers_6 seed=0,1 finished=kept.csv")
-    assert found.strays == ["rows of layers_0-s0 in kept.csv are of the run 00000000-s0, which has other settings"]
-    text = kept.read_text().replace("base.guidance.weight", "base.wind")
-    Path("other.csv").write_text(text)
-    found = gather(asked(ROOT, *TWO, "finished=other.csv"))
-    assert [one.name for one in found.missing] == ["layers_6-s0", "layers_6-s1"]
-    assert "a row of layers_6-s0 in other.csv has no base.guidance.weight, which encoder_size-demo has" in found.strays
+    made = "the run 00000000-s0, measured as encoder_size-demo"
+    assert found.strays == [f"rows of layers_0-s0 in kept.csv are of {made}, which has other settings"]
+    write_rows(sweep, found.rows[:-1], Path("half.csv"))
+    found = gather(asked(ROOT, *TWO, "finished=half.csv"))
+    assert [one.name for one in found.missing] == ["layers_6-s1"]
+    assert found.strays == ["rows of layers_6-s1 in half.csv lack base.guidance.weight=4"]
+    again = 'measure=["base.sampler.num_steps=4"]'
+    with pytest.raises(UserError, match="not one finished point of 4"):
+        gather(asked(ROOT, *TWO, again, f"finished={kept}"))
 
 
 def test_of_half_a_sweep_what_is_there_is_drawn_and_what_is_missing_is_said(sweep, capsys):

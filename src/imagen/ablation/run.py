@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from imagen import evaluation
 from imagen.ablation.failures import forget_failure, note_failure
-from imagen.ablation.finished import finished_points
+from imagen.ablation.finished import read_finished
 from imagen.ablation.processes import PATIENCE, Processes
 from imagen.ablation.run_lock import run_lock
 from imagen.ablation.study import Point, Study, study_named
@@ -44,7 +44,8 @@ def run_point(cfg: DictConfig) -> None:
     point = study.of(variant, cfg)
     folder = study.folder(cfg.output_dir)
     make_folder(folder, "output_dir")
-    if cfg.finished is not None and (point.variant, point.run.path.name) in finished_points(Path(cfg.finished)):
+    if cfg.finished is not None and point.key in read_finished(study, Path(cfg.finished)).points:
+        forget_failure(folder, point.key)
         print(f"{point.name}: its rows are in {cfg.finished} already")
         return
     with ExitStack() as held:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from imagen.ablation.study import Study
+from imagen.ablation.table import MACHINE, MEASURED, SAMPLING_SEED, TIMES, Place, Row, place_of
 from imagen.report.measured import Measured
-from imagen.report.table import MACHINE, MEASURED, SAMPLING_SEED, TIMES, Place, Row, place_of
 
 FULL = {"weight": "guidance.weight", "steps": "sampler.num_steps"}
 """Keys of a stage's sampling that a report calls by a shorter name than the config."""

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from imagen.ablation.asked import OF_THE_REPORT, Asked
+from imagen.ablation.table import write_rows
 from imagen.errors import UserError
 from imagen.files import make_folder, write_json
 from imagen.image_grid import save_png
@@ -14,7 +15,6 @@ from imagen.report.gather import gather
 from imagen.report.page import write_page
 from imagen.report.provenance import gaps_of, made_of
 from imagen.report.sheet import sheets_of
-from imagen.report.table import write_rows
 from imagen.report.tracking import check_mode, log_report
 from imagen.report.verdict import judge
 

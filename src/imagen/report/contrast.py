@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from imagen.ablation.study import Study
+from imagen.ablation.table import Place, Row, place_of
 from imagen.errors import UserError
-from imagen.report.table import Place, Row, place_of
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from imagen.ablation.table import COST
 from imagen.report.measured import Measured
-from imagen.report.table import COST
 
 Directions = Mapping[str, str]
 """``higher`` or ``lower`` by the figure's name; of those that are not in it nothing is known."""

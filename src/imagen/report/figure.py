@@ -9,12 +9,12 @@ from typing import Any, cast
 import numpy as np
 
 from imagen.ablation.study import Study
+from imagen.ablation.table import COST, Row
 from imagen.files import atomic_write
 from imagen.report.directions import Directions, called, directions_of, on_axis
 from imagen.report.labels import Words, place
 from imagen.report.lines import TIME, Line, along, curves_of, lines_of, pair_of, pareto
 from imagen.report.measured import Measured
-from imagen.report.table import COST, Row
 
 LOSS = "heldout_loss"
 

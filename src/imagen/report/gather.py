@@ -7,13 +7,13 @@ from pathlib import Path
 
 from imagen.ablation.asked import OF_THE_REPORT, Asked
 from imagen.ablation.failures import failures
-from imagen.ablation.finished import read_rows
+from imagen.ablation.finished import Finished, read_finished
 from imagen.ablation.study import Point, Study
+from imagen.ablation.table import Row
 from imagen.errors import UserError
 from imagen.report.measured import Measured, read_measured
 from imagen.report.missing import Missing, why_missing
 from imagen.report.strays import strays_of
-from imagen.report.table import Row, from_cells, identity
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ def gather(arguments: Sequence[str]) -> Sweep:
     Raises: UserError if the ablation or the scale is none, or not one point is there.
     """
     asked = Asked.of(arguments, OF_THE_REPORT)
-    study, finished = asked.study, asked.finished
+    study = asked.study
     order = list(study.variants)  # of the table; that of the sweep goes through the seeds first
     points = sorted(asked.points(), key=lambda point: order.index(point.variant))
     folder = study.folder(points[0].cfg.output_dir)
-    kept, strays = _kept(study, finished)
+    finished = read_finished(study, asked.finished)
     failed = failures(folder)
     rows: list[Row] = []
     missing: list[Missing] = []
@@ -57,8 +57,8 @@ def gather(arguments: Sequence[str]) -> Sweep:
         if isinstance(found, Measured):
             rows += found.rows
             measured.append(found)
-        elif point_rows := [row for row in kept if identity(row) == (point.variant, point.seed, point.run.path.name)]:
-            rows += point_rows
+        elif point.key in finished.points:
+            rows += finished.points[point.key]
         else:
             missing.append(why_missing(point, found, failed.get(point.key), _command(asked, point)))
     if not rows:
@@ -67,9 +67,9 @@ def gather(arguments: Sequence[str]) -> Sweep:
             f"{study.full_name} has not one finished point of {len(points)} in {points[0].cfg.output_dir}: "
             f"{first.name}: {first.why}; start it with `{_command(asked)}`"
         )
-    strays += [*strays_of(study, points), *_unused(kept, rows, finished)]
+    strays = [*strays_of(study, points), *finished.halves, *_unused(finished, points, asked.finished)]
     trained = sorted({point.seed for point in points})
-    return Sweep(study, folder, rows, measured, missing, strays, trained, _command(asked), finished, asked.own)
+    return Sweep(study, folder, rows, measured, missing, strays, trained, _command(asked), asked.finished, asked.own)
 
 
 def read_sweep(
@@ -89,25 +89,14 @@ def read_sweep(
     return gather([f"ablation={ablation}", f"scale={scale}", f"seeds={seeds}", *overrides, *own]).rows
 
 
-def _kept(study: Study, finished: Path | None) -> tuple[list[Row], list[str]]:
-    """The rows of a report's table that are of this study, and a sentence on each that is of another version of it."""
-    rows: list[Row] = []
-    others: list[str] = []
-    for cells in [] if finished is None else read_rows(finished):
-        if (cells.get("ablation"), cells.get("scale")) == (study.name, study.scale):
-            try:
-                rows.append(from_cells(cells, study))
-            except ValueError as error:
-                others.append(f"a row of {cells['variant']}-s{cells['seed']} in {finished} {error}")
-    return rows, list(dict.fromkeys(others))
-
-
-def _unused(kept: Sequence[Row], rows: Sequence[Row], finished: Path | None) -> Iterator[str]:
-    """Rows of ``finished`` whose run is not one that this sweep would make."""
-    there = {identity(row)[:2]: row["run"] for row in rows}
-    for variant, seed, run in dict.fromkeys(map(identity, kept)):
-        if there.get((variant, seed)) != run:
-            yield f"rows of {variant}-s{seed} in {finished} are of the run {run}, which has other settings"
+def _unused(finished: Finished, points: Sequence[Point], path: Path | None) -> Iterator[str]:
+    """Rows of a table that are of a variant and seed of this sweep, and not of its point there."""
+    wanted = {(point.variant, point.seed): point.key for point in points}
+    for key, (row, *_) in finished.points.items():
+        own = row["variant"], row["seed"]
+        if wanted.get(own, key) != key:
+            made = f"the run {row['run']}, measured as {row['evaluation']}"
+            yield f"rows of {own[0]}-s{own[1]} in {path} are of {made}, which has other settings"
 
 
 def _command(asked: Asked, point: Point | None = None) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from imagen.ablation.study import ALONE, Study
+from imagen.ablation.table import Row
 from imagen.evaluation.table import PAIR
 from imagen.report.directions import Directions
 from imagen.report.measured import Measured
-from imagen.report.table import Row
 
 TIME = "seconds"
 

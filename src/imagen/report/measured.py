@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from imagen.ablation.study import Point, Study
-from imagen.report.table import Row
+from imagen.ablation.table import Row
 from imagen.runs import RunFolder
 
 
@@ -84,6 +84,7 @@ def _row(study: Study, point: Point, cost: dict[str, Any], told: dict[str, Any])
         "variant": point.variant,
         "seed": point.seed,
         "run": point.run.path.name,
+        "evaluation": point.evaluation.name,
         **told["point"],
         **{name: value for name, value in cost.items() if value is not None},
         "drawn": int(told["drawn"]),

@@ -12,13 +12,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from imagen.ablation.study import Study
+from imagen.ablation.table import COST, Row, columns_of, figures_of
 from imagen.files import atomic_write
 from imagen.report.directions import called
 from imagen.report.gather import Sweep
 from imagen.report.lines import Spread, along, at_of, grouped, spread
 from imagen.report.provenance import Made, gaps_of
 from imagen.report.sheet import Sheet
-from imagen.report.table import COST, Row, columns_of, figures_of
 from imagen.report.verdict import Verdict
 
 DETAILS = ("heldout_loss_logsnr", "_shuffled", "heldout_p", "_std")

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from imagen.ablation.study import Study
+from imagen.ablation.table import Row
 from imagen.errors import UserError
 from imagen.image_grid import image_grid
 from imagen.metric.pictures import read_picture
 from imagen.report.directions import Directions, directions_of
 from imagen.report.lines import along, at_of, grouped, lines_of, pair_of
 from imagen.report.measured import Measured
-from imagen.report.table import Row
 
 PROMPTS = 8
 

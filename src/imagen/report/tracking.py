@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from imagen.ablation.table import columns_of
 from imagen.cli import CONF
 from imagen.config_check import read_yaml
 from imagen.errors import UserError
 from imagen.report.gather import Sweep
-from imagen.report.table import columns_of
 from imagen.report.verdict import Verdict
 
 Mode = Literal["offline", "online"]

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from imagen.ablation.study import Study
+from imagen.ablation.table import Row
 from imagen.errors import UserError
 from imagen.report.alike import compared, conditions_of, unlike
 from imagen.report.contrast import Contrast, Difference, contrasts_of, difference_of, places_of
 from imagen.report.directions import called
 from imagen.report.intervals import LEVEL, Interval, interval
 from imagen.report.measured import Measured
-from imagen.report.table import Row
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold here", "undecided"
 
