@@ -85,13 +85,16 @@ def test_a_process_that_fails_alone_leaves_no_other_waiting(tmp_path):
     script.write_text(
         "import runpy\n"
         "from datetime import timedelta\n"
+        "from types import SimpleNamespace\n"
         "import torch.distributed\n"
+        "from imagen import training\n"
         "from imagen.ablation import run\n"
         "from imagen.errors import UserError\n"
         "def train(cfg):\n"
         "    if torch.distributed.get_rank() == 0:\n"
         "        raise UserError('the disk of rank 0 is gone')\n"
-        "    torch.distributed.barrier()\n"
+        "    with training._naming_the_others(SimpleNamespace(world_size=2)):\n"
+        "        torch.distributed.barrier()\n"
         "run.train, run.SOON = train, timedelta(seconds=3)\n"
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
@@ -100,8 +103,9 @@ def test_a_process_that_fails_alone_leaves_no_other_waiting(tmp_path):
     said, statuses = on_two_ranks([command] * 2, tmp_path, 120)
     assert statuses == [1, 1], said
     assert "error: another process of this sweep has ended, or never came" in said[0]
-    noted = failures(tmp_path / "runs" / "ablations" / "text_layernorm-demo")
-    assert "the disk of rank 0 is gone" in [failure["error"] for failure in noted.values()]
+    assert "error: another process of this training has ended" in said[1]
+    (noted,) = failures(tmp_path / "runs" / "ablations" / "text_layernorm-demo").values()
+    assert noted["error"] == "the disk of rank 0 is gone"
 
 
 def test_killed_or_shared_a_sweep_ends_with_the_table_of_an_unbroken_one(tmp_path):
