@@ -4,6 +4,7 @@ Of every report in ``<output_dir>/ablations`` table, verdict and figure are copi
 wait for ``finished=``; ``docs/ablations.md`` is written anew between its marks from all that lie there.
 """
 
+import csv
 import json
 import shutil
 import sys
@@ -16,6 +17,7 @@ from imagen.files import atomic_write, make_folder
 
 PAGE = CONF.parent / "docs" / "ablations.md"
 BEGIN, END = "<!-- begin: python -m imagen.report.book -->", "<!-- end -->"
+POINT = ("variant", "seed", "run", "evaluation")
 KEPT = {"table.csv": ".csv", "verdict.json": ".json", "figure.png": ".png"}
 """A report's files, and what they are called beside the page, after the sweep's name."""
 
@@ -23,15 +25,16 @@ KEPT = {"table.csv": ".csv", "verdict.json": ".json", "figure.png": ".png"}
 def write_book(reports: Path, page: Path) -> list[str]:
     """Copy what ``reports`` holds beside ``page``, write the page's part, and return the sweeps that it tells of.
 
-    Raises: UserError if there is no report at all, or the page has lost its marks.
+    Raises: UserError if there is no report at all, the page has lost its marks, or a report lacks points that are kept.
     """
     kept = page.with_suffix("")
     make_folder(kept, "docs/ablations")
-    for folder in sorted(path.parent for path in reports.glob("*/verdict.json")):
+    folders = sorted(path.parent for path in reports.glob("*/verdict.json"))
+    for folder in folders:
+        _check_none_lost(folder / "table.csv", kept / f"{folder.name}.csv")
+    for folder in folders:
         for name, suffix in KEPT.items():
-            if (folder / name).is_file():
-                with atomic_write(kept / f"{folder.name}{suffix}") as temporary:
-                    shutil.copyfile(folder / name, temporary)
+            _keep(folder / name, kept / f"{folder.name}{suffix}")
     told = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(kept.glob("*.json"))}
     if not told:
         raise UserError(f"{reports} holds no report: python -m imagen.report ablation=... scale=... writes one")
@@ -43,6 +46,32 @@ def write_book(reports: Path, page: Path) -> list[str]:
     with atomic_write(page) as temporary:
         temporary.write_text("\n\n".join([before + BEGIN, *parts, END + after]), encoding="utf-8")
     return list(told)
+
+
+def _check_none_lost(new: Path, kept: Path) -> None:
+    """Raises: UserError if a kept table has points that the new one lacks: its report was of a part of the sweep."""
+    if lost := sorted(_points(kept) - _points(new)):
+        variant, seed, run, evaluation = lost[0]
+        raise UserError(
+            f"{new} lacks {variant}-s{seed} of {kept}, the run {run} measured as {evaluation}: report the whole sweep "
+            f"with finished={kept}, or delete that file to begin anew"
+        )
+
+
+def _points(path: Path) -> set[tuple[str, ...]]:
+    if not path.is_file():
+        return set()
+    with path.open(newline="", encoding="utf-8") as file:
+        return {tuple(row.get(name) or "" for name in POINT) for row in csv.DictReader(file)}
+
+
+def _keep(new: Path, kept: Path) -> None:
+    """Copy a file of a report; what it lacks is not kept from an earlier one."""
+    if new.is_file():
+        with atomic_write(kept) as temporary:
+            shutil.copyfile(new, temporary)
+    else:
+        kept.unlink(missing_ok=True)
 
 
 def _overview(told: dict[str, dict[str, Any]]) -> str:
