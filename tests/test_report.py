@@ -146,6 +146,16 @@ def test_of_half_a_sweep_what_is_there_is_drawn_and_what_is_missing_is_said(swee
     assert "failed: no finite loss" in (folder / "report.html").read_text()
 
 
+def test_rows_of_a_point_that_failed_when_measured_again_are_said_to_be_of_before(sweep):
+    note_failure(sweep.folder(ROOT), point(sweep, "layers_6", 1).key, "it holds pictures of other settings", "")
+    found = gather(asked(ROOT, *TWO))
+    assert found.missing == []
+    (stray,) = found.strays
+    assert stray == (
+        "layers_6-s1 failed when measured again, its rows are of before: it holds pictures of other settings"
+    )
+
+
 def test_reports_of_other_axes_formats_and_settings_are_named(sweep):
     report = point(sweep, "layers_0", 0).evaluation / "report.json"
     rows = read_json(report)["points"]

@@ -1,7 +1,7 @@
 """A sweep's finished points as rows: what was set, what training cost, every figure; and which points are missing."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Sweep:
     """What there is of a sweep: a row a variant, seed and point of sampling.
 
     ``measured`` are the points whose runs are here, ``missing`` those that give no rows, ``strays`` what else was
-    measured for the study, under other settings, a sentence each. ``command`` starts the sweep again.
+    measured for the study, under other settings or before, a sentence each. ``command`` starts the sweep again.
     """
 
     study: Study
@@ -67,7 +67,12 @@ def gather(arguments: Sequence[str]) -> Sweep:
             f"{study.full_name} has not one finished point of {len(points)} in {points[0].cfg.output_dir}: "
             f"{first.name}: {first.why}; start it with `{_command(asked)}`"
         )
-    strays = [*strays_of(study, points), *finished.halves, *_unused(finished, points, asked.finished)]
+    strays = [
+        *strays_of(study, points),
+        *_of_before(measured, failed),
+        *finished.halves,
+        *_unused(finished, points, asked.finished),
+    ]
     trained = sorted({point.seed for point in points})
     return Sweep(study, folder, rows, measured, missing, strays, trained, _command(asked), asked.finished, asked.own)
 
@@ -87,6 +92,13 @@ def read_sweep(
     """
     own = [] if finished is None else [f"finished={finished}"]
     return gather([f"ablation={ablation}", f"scale={scale}", f"seeds={seeds}", *overrides, *own]).rows
+
+
+def _of_before(measured: Sequence[Measured], failed: Mapping[str, dict[str, str]]) -> Iterator[str]:
+    """Points whose rows are there and whose last try failed: their settings of measuring may have changed since."""
+    for point in (one.point for one in measured):
+        if point.key in failed:
+            yield f"{point.name} failed when measured again, its rows are of before: {failed[point.key]['error']}"
 
 
 def _unused(finished: Finished, points: Sequence[Point], path: Path | None) -> Iterator[str]:
