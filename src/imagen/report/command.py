@@ -50,7 +50,7 @@ def write_report(arguments: Sequence[str]) -> Path:
         "interval": "95 %, Student's, over seeds",
         "rows": len(sweep.rows),
         "missing": [asdict(one) for one in sweep.missing],
-        "left_out": sweep.strays,
+        "notes": sweep.strays,
         "made": asdict(made),
         "command": sweep.command,
     }
