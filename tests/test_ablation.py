@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
 from imagen import build
+from imagen.ablation import study as study_file
+from imagen.ablation import sweep
 from imagen.ablation.asked import Asked
 from imagen.ablation.study import Point, read_study, study_named
 from imagen.build_check import check, check_text
 from imagen.cli import CONF
+from imagen.config_check import read_yaml
 from imagen.errors import UserError
 from imagen.report.contrast import contrasts_of
 
@@ -162,3 +166,102 @@ def test_what_is_measured_otherwise_lies_in_another_folder(tmp_path):
     assert re.fullmatch("encoder_size-demo-[0-9a-f]{8}", other)
     assert folder("base_batch_size=4", "num_measured=8") == other
     assert folder("num_measured=9") != other
+
+
+@pytest.fixture
+def own_file(tmp_path, monkeypatch):
+    """A file of one's own in ``conf/ablation``: unet_size with a change, whose keys are given with dots."""
+
+    def write(changes):
+        said = read_yaml(CONF / "ablation" / "unet_size.yaml")
+        for key, value in changes.items():
+            *parents, last = key.split(".")
+            node = functools.reduce(lambda inner, name: inner[name], parents, said)
+            if value == "left out":
+                del node[last]
+            else:
+                node[last] = value
+        (tmp_path / "ablation" / "mine.yaml").write_text(yaml.safe_dump(said, sort_keys=False))
+
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "scale").symlink_to(CONF / "scale")
+    monkeypatch.setattr(study_file, "CONF", tmp_path)
+    return write
+
+
+CONTRAST = {"of": {"variant": "width_40"}, "less": {"variant": "width_16"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"claim": "left out"}, "claim is missing: it takes text or a group of keys"),
+        ({"claim": {"gpu": "one"}}, "claim: demo is missing: it takes text"),
+        ({"stage": "bse"}, "stage=bse is none of scale=demo: the nearest is base; there are base, sr1"),
+        ({"scales": {}}, "scales is none of its keys: there are figure, claim, stage, demo, gpu, paper"),
+        ({"demo": "left out"}, "has no scale=demo: it has gpu, paper"),
+        ({"demo.axis": {}}, "demo: axis is none of its keys: the nearest is axes; there are variants, axes, measure"),
+        ({"demo.axes": {"base.guidance.weight": 2}}, "demo.axes: base.guidance.weight=2 must be a list"),
+        ({"demo.variants.wide": None}, "demo.variants: wide=null must be a group of keys"),
+        ({"demo.variants": {16: {}}}, "demo.variants: 16 must be text: call it size_16, say"),
+        ({"demo.measure": "depth=2"}, "demo: measure=depth=2 must be a list, each entry text or null"),
+        ({"demo.plot": {"x": "fid"}}, "demo.plot: y is missing: it takes text"),
+        ({"demo.plot": {"x": "fid", "y": "fid", "parto": True}}, "demo.plot: parto is none .* the nearest is pareto"),
+        ({"demo.verdict": "left out"}, "demo: verdict is missing: it takes a group of keys"),
+        ({"demo.verdict.metric": "left out"}, "demo.verdict: metric is missing: it takes text"),
+        ({"demo.verdict.contrasts": []}, "demo.verdict: contrasts is none of its keys: the nearest is contrast"),
+        ({"demo.also": [{"expected": "positive"}]}, "demo.also: metric is missing"),
+        ({"demo.also": [{"metric": "fid", "expects": "positive"}]}, "demo.also: expects .* the nearest is expected"),
+        ({"demo.verdict.expected": "up"}, "on fd_pixel: expected=up must be positive, negative or {within: SHARE}"),
+        ({"demo.verdict.expected": {"within": 2}}, "must be positive, negative or"),
+        ({"demo.verdict.contrast": []}, "contrast is empty"),
+        ({"demo.verdict.contrast": [{"of": {"variant": "width_16"}}]}, "contrast: less is missing"),
+        (
+            {"demo.verdict.contrast": [{**CONTRAST, "less": {"variant": "w"}}]},
+            "variant=w is not .* there are width",
+        ),
+        ({"demo.verdict.contrast": [{**CONTRAST, "of": {"wind": 1}}]}, "wind is neither .*: there are variant, base"),
+        ({"demo.verdict.contrast": [{**CONTRAST, "at": "wind"}]}, "at=wind is none of its axes of sampling: there are"),
+        ({"demo.also": [{"metric": "fid", "expected": "positive", "contrast": []}]}, "on fid: contrast is empty"),
+    ],
+)
+def test_a_file_of_ones_own_is_refused_by_its_key(own_file, changes, said):
+    own_file(changes)
+    with pytest.raises(UserError, match=rf"^conf/ablation/mine\.yaml.*{said}"):
+        read_study("mine", "demo")
+
+
+def test_what_a_file_of_ones_own_leaves_out_or_empty_is_the_scales(own_file):
+    own_file({"demo.also": None, "demo.plot": None, "demo.measure": ["depth=1"]})
+    study = read_study("mine", "demo")
+    assert (study.also, study.plot) == ([], {"x": "retrieval_top10", "y": "fd_pixel"})
+    assert study.measure[-1] == "depth=1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"demo.axes": {"base.guidance.wieght": [1, 2]}}, "axes: base.guidance.wieght is no key of these stages"),
+        ({"demo.axes": {"base.sampler": ["ddmp"]}}, "base.sampler=ddmp is not an option of sampler; there are"),
+        ({"demo.measure": ["metric=[fidd]"]}, "metric=fidd is not an option of metric: the nearest is fid"),
+        ({"demo.measure": ["num_measurd=8"]}, "unknown config key 'num_measurd': the nearest keys are num_measured"),
+        ({"demo.measure": ["num_measured=few"]}, "num_measured=few must be a whole number"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(own_file, tmp_path, monkeypatch, changes, said):
+    own_file({**changes, "demo.verdict.contrast": [CONTRAST]})
+    refused_before_it_is_prepared(monkeypatch, said, "ablation=mine", f"output_dir={tmp_path}")
+
+
+def test_so_is_what_the_command_line_measures(tmp_path, monkeypatch):
+    said = "unknown config key 'dept': the nearest keys are depth"
+    refused_before_it_is_prepared(
+        monkeypatch, said, "ablation=unet_size", f"output_dir={tmp_path}", 'measure=["dept=1"]'
+    )
+
+
+def refused_before_it_is_prepared(monkeypatch, said, *arguments):
+    monkeypatch.setattr(sweep, "prepare", lambda *_: pytest.fail("something was prepared"))
+    asked = ["-m", *arguments, "scale=demo", "variant=width_16"]
+    with pytest.raises(UserError, match=said), sweep.as_multirun(asked):
+        pass

@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 
 from imagen.ablation.study import Point, read_study
 from imagen.cli import CONF
-from imagen.errors import UserError
 from imagen.report.alike import drawing_of
 from imagen.report.contrast import Contrast, Difference
 from imagen.report.measured import Measured
@@ -102,7 +101,7 @@ def test_one_of_several_refutes_by_an_interval_that_allows_for_their_number(stud
     found = of(study, rows, contrast=several)
     assert found.outcome == "undecided"
     assert [one.outcome for one in found.contrasts] == ["undecided", "holds"]
-    assert found.contrasts[0].interval.high < 0
+    assert "95% interval [-2.717, -0.2167]" in found.sentence
     assert "of 2 contrasts one counts against the claim by its 97.50% interval, which holds zero" in found.sentence
 
 
@@ -225,23 +224,6 @@ def test_what_is_also_asked_has_the_claims_contrast_unless_it_says_another(study
     found = judge(replace(study, verdict=verdict, also=also), rows, (0, 1, 2), [])
     assert [(one.metric, one.outcome) for one in found] == [("fid", "holds"), ("psnr", "holds"), ("fid", "holds")]
     assert [one.contrasts[0].contrast for one in found] == ["(b) − (a)", "(b) − (a)", "(c) − (a)"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"expected": "up"}, "expected=up must be positive, negative or {within: SHARE}"),
-        ({"expected": {"within": 2}}, "must be positive, negative or"),
-        ({"contrast": []}, "contrast is empty"),
-        ({"contrast": [{"of": {"variant": "a"}}]}, "must have of and less"),
-        ({"contrast": [{"of": {"wind": 1}, "less": {}}]}, "names wind, which is none of variant, base.guidance.weight"),
-        ({"contrast": [{"of": {"variant": "d"}, "less": {}}]}, "names variant=d; there are a, b, c"),
-        ({"contrast": [{**DIFFERENCE[0], "at": "wind"}]}, "at=wind is none of its axes of sampling, base.guidance"),
-    ],
-)
-def test_a_verdict_that_names_what_is_not_there_is_refused(study, change, message):
-    with pytest.raises(UserError, match=message):
-        of(study, rows_of(a=[1], b=[2]), **change)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "ablation").glob("*.yaml")))

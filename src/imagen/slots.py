@@ -37,13 +37,17 @@ def register(arguments: Sequence[str]) -> None:
     """
     from imagen.runs import read_config  # loads torch: only once there is something to read
 
-    stages = _stages(arguments)
-    configs = [read_config(source) for source in stages]
+    configs = [read_config(source) for source in _stages(arguments)]
+    _check_filled(arguments, slot_names(configs))
+    store_stages(configs)
+
+
+def store_stages(configs: Sequence[Mapping[str, Any]]) -> None:
+    """``register`` of stages with these configs, which need not be trained yet."""
     store = ConfigStore.instance()
     encoder = configs[0].get("text_encoder", {}) if configs else {}
     store.store(group="text_encoder", name="trained", node=encoder)
     config_of = dict(zip(slot_names(configs), configs, strict=True))
-    _check_filled(arguments, list(config_of))
     for slot, choice in itertools.product(SLOTS, SLOT_CHOICES):
         store.store(group=choice, name=f"trained_{slot}", node=config_of.get(slot, {}).get(choice, {}))
 

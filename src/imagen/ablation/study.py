@@ -15,8 +15,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
+from imagen.ablation.study_check import check_file, check_verdict
 from imagen.build import run_config
-from imagen.cli import CONF, compose, override
+from imagen.cli import CONF, among, compose, override
 from imagen.config_check import read_yaml, typed
 from imagen.errors import UserError
 from imagen.evaluation.command import PLACES
@@ -89,6 +90,11 @@ class Study:
         there = {one.partition("=")[0] for one in own}
         return [*(one for one in ours if one.partition("=")[0] not in there), *own]
 
+    @property
+    def verdicts(self) -> list[dict[str, Any]]:
+        """That on the claim, and after it those beside, whose contrasts are the claim's where they name none."""
+        return [self.verdict, *({"contrast": self.verdict["contrast"], **one} for one in self.also)]
+
     def folder(self, output_dir: str | Path) -> Path:
         """Where the sweep keeps its locks and errors, and the report what it draws."""
         return Path(output_dir) / "ablations" / self.full_name
@@ -129,14 +135,17 @@ class Study:
 
 
 def read_study(name: str, scale: str) -> Study:
-    """Read an ablation at a scale. Raises: UserError naming what there is, where it is not of those."""
-    of_name, of_scale = _read("ablation", name), _read("scale", scale)
-    if scale not in of_name:
-        there = ", ".join(option for option in _options("scale") if option in of_name)
-        raise UserError(f"ablation={name} has no scale={scale}: it has {there}")
+    """Read an ablation at a scale.
+
+    Raises: UserError naming what there is, where it is not of those; or the key of the file that is wrong.
+    """
+    of_name, of_scale, where = _read("ablation", name), _read("scale", scale), f"conf/ablation/{name}.yaml"
+    check_file(of_name, where, scale, _options("scale"))
     own, stage, claim = of_name[scale], _at(of_name["stage"], scale), _at(of_name["claim"], scale)
+    if stage not in of_scale["stages"]:
+        raise UserError(f"{where}: stage={stage} is none of scale={scale}: {among(stage, [*of_scale['stages']])}")
     of_stage = of_scale["stages"][stage]
-    return Study(
+    study = Study(
         name,
         scale,
         paper=of_name["figure"],
@@ -144,13 +153,16 @@ def read_study(name: str, scale: str) -> Study:
         stage=stage,
         experiments={key: node["experiment"] for key, node in of_scale["stages"].items()},
         prepare=of_scale["prepare"],
-        measure=[*of_stage["measure"], *own.get("measure", [])],
-        variants=own.get("variants", {ALONE: {}}),
-        plot=own.get("plot", of_stage["plot"]),
+        measure=[*of_stage["measure"], *(own.get("measure") or [])],
+        variants=own.get("variants") or {ALONE: {}},
+        plot=own.get("plot") or of_stage["plot"],
         verdict=own["verdict"],
-        axes=own.get("axes", {}),
-        also=own.get("also", []),
+        axes=own.get("axes") or {},
+        also=own.get("also") or [],
     )
+    for verdict in study.verdicts:
+        check_verdict(verdict, f"{where}: {scale}'s verdict on {verdict['metric']}", study.axes, study.variants)
+    return study
 
 
 def study_named(full_name: str) -> Study:

@@ -1,15 +1,22 @@
 """From ``-m ablation=encoder_size scale=demo seeds=3`` to the multirun that it stands for, and what is around it."""
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from hydra.errors import HydraException
+
 from imagen.ablation.asked import Asked
 from imagen.ablation.failures import failures
 from imagen.ablation.prepare import prepare
-from imagen.ablation.study import ALONE
+from imagen.ablation.study import ALONE, Point, Study
+from imagen.build import run_config
+from imagen.cli import compose, explain
 from imagen.errors import UserError
+from imagen.evaluation.points import points_of
 from imagen.launching import is_first_process
+from imagen.slots import store_stages
 
 
 @contextmanager
@@ -19,7 +26,8 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     What the points need is made before, once; those of them that failed are listed after, and end with status 1. Of
     several processes that torchrun has started the first prepares; the others meet it at the first point.
 
-    Raises: UserError if the ablation or the scale is none, or the arguments are not a multirun's.
+    Raises: UserError if the ablation or the scale is none, the arguments are not a multirun's, or what is trained could
+    not be measured as they say.
     """
     asked = Asked.of(arguments)
     study = asked.study
@@ -27,6 +35,7 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
         raise UserError(f"ablation={study.name} is a multirun: add -m")
     study.store()
     points = asked.points()
+    _check_measuring(study, points[0])
     if is_first_process():
         prepare(study, points)
         print(f"{study.claim}? {len(points)} points: {', '.join(point.name for point in points)}", flush=True)
@@ -37,6 +46,17 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
         for name, failure in failed.items():
             print(f"failed: {name}: {failure['error']}\n  {failure['command']}", file=sys.stderr)
         sys.exit(f"error: {len(failed)} points failed; the same command runs these again and leaves the others")
+
+
+def _check_measuring(study: Study, point: Point) -> None:
+    """Compose the evaluation of a point that is to be trained yet. Raises: UserError if it does not compose."""
+    stages = [*study.bases(point.cfg), point]
+    store_stages([run_config(stage.cfg) for stage in stages])
+    paths = json.dumps([str(stage.run.path) for stage in stages])
+    try:
+        points_of(compose("evaluate", [f"stages={paths}", *study.measuring(point.cfg.measure)]))
+    except HydraException as error:  # which is of another config than the script's own
+        raise UserError(f"ablation={study.name} could not be measured: {explain(error, 'evaluate')}") from error
 
 
 def evaluation_of(arguments: Sequence[str]) -> list[str]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from imagen.ablation.study import Study
 from imagen.ablation.table import Row
-from imagen.errors import UserError
 from imagen.report.alike import compared, conditions_of, unlike
 from imagen.report.contrast import Contrast, Difference, contrasts_of, difference_of, places_of
 from imagen.report.directions import called
@@ -79,18 +78,13 @@ class Verdict:
 
 
 def judge(study: Study, rows: Sequence[Row], seeds: Sequence[int], measured: Sequence[Measured]) -> list[Verdict]:
-    """The verdict on the study's claim, and after it those that it asks for beside. ``seeds`` are all of the sweep.
-
-    Raises: UserError if one names what the study has not.
-    """
-    asked = [study.verdict, *({"contrast": study.verdict["contrast"], **one} for one in study.also)]
-    return [_judge(study, rows, seeds, measured, one) for one in asked]
+    """The verdict on the study's claim, and after it those that it asks for beside. ``seeds`` are all of the sweep."""
+    return [_judge(study, rows, seeds, measured, asked) for asked in study.verdicts]
 
 
 def _judge(
     study: Study, rows: Sequence[Row], seeds: Sequence[int], measured: Sequence[Measured], asked: Mapping[str, Any]
 ) -> Verdict:
-    _check(study, asked)
     metric, expected = asked["metric"], asked["expected"]
     contrasts = contrasts_of(study, asked["contrast"])
     found = [
@@ -176,15 +170,3 @@ def _unlike(
 
 def _words(expected: Expected) -> str:
     return f"within {expected['within']:.2g} of what is subtracted" if isinstance(expected, Mapping) else expected
-
-
-def _check(study: Study, asked: Mapping[str, Any]) -> None:
-    where, expected = f"verdict of ablation={study.name}", asked["expected"]
-    share = expected.get("within") if isinstance(expected, Mapping) else None
-    margin = isinstance(share, int | float) and 0 < share < 1
-    if not margin and expected not in ("positive", "negative"):
-        raise UserError(
-            f"{where}: expected={expected} must be positive, negative or {{within: SHARE}}, a share between 0 and 1"
-        )
-    if not asked["contrast"]:
-        raise UserError(f"{where}: contrast is empty: name at least one difference, of and less")
