@@ -101,7 +101,7 @@ def test_one_of_several_refutes_by_an_interval_that_allows_for_their_number(stud
     found = of(study, rows, contrast=several)
     assert found.outcome == "undecided"
     assert [one.outcome for one in found.contrasts] == ["undecided", "holds"]
-    assert "95% interval [-2.717, -0.2167]" in found.sentence
+    assert "95% interval [-2.717, -0.2163]" in found.sentence
     assert "of 2 contrasts one counts against the claim by its 97.50% interval, which holds zero" in found.sentence
 
 
