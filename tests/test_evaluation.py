@@ -223,6 +223,8 @@ def test_stages_and_lowres_must_suit_each_other(monkeypatch):
         ground("blurred", None)
     with pytest.raises(UserError, match=r"begins with a super-resolution stage.*lowres=real"):
         ground("samples", 4)
+    with pytest.raises(UserError, match="depth=2 is more than the 1 stages given"):
+        ground("samples", None, depth=2)
     with pytest.raises(UserError, match="the last stage measured is a base stage: give depth=2"):
         ground("real", None, 4)
 

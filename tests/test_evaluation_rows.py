@@ -117,6 +117,18 @@ def test_what_does_not_depend_on_sampling_is_measured_once_for_all_points(measur
     assert Half.calls == 3  # half at most 9 once, of 7 and of 8
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "values.npz"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_what_is_damaged_is_measured_again(measured, tmp_path, name, share):
+    first = measured([], few=5)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(share * len(content))])
+    assert measured([], few=5) == first
+    assert Half.calls == 4
+    assert measured([], few=5) == json.loads(json.dumps(first))
+    assert Half.calls == 4
+
+
 def test_killed_between_values_and_figures_all_is_measured_again(measured, monkeypatch, tmp_path):
     measured([], few=5)
     monkeypatch.setattr(Half, "data", "b")

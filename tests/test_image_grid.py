@@ -48,7 +48,7 @@ def test_a_picture_that_is_not_square_is_not_squashed():
 
 
 @pytest.mark.parametrize(
-    "caption", ["", "日本語のとても長い説明文" * 9, "שלום 🙂‍↔️", "São Tomé — “piñata”", "x" * 400, "a\udc80b\x00\n c"]
+    "caption", ["", "日本語のとても長い説明文" * 9, "שלום 🙂‍↔️", "São Tomé — “piñata”", "x" * 10**6, "a\udc80b\x00\n c"]
 )
 def test_no_caption_breaks_the_sheet_or_its_width(caption: str):
     assert image_grid([[plain(4, (1, 2, 3))]], [caption], ["日"], cell=64).width < 130

@@ -73,7 +73,7 @@ def wrap(text: str, font: Font, width: int) -> list[str]:
     At most four lines; what is left out is marked by an ellipsis.
     """
     lines = [""]
-    for word in text.split():
+    for word in text[: _MAX_LINES * width + 1].split():  # no more has room, and fonts refuse a million letters
         joined = f"{lines[-1]} {word}".strip()
         if font.getlength(joined) <= width:
             lines[-1] = joined

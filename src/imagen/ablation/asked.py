@@ -35,6 +35,8 @@ class Asked:
         ablation says is said beside it.
         """
         said = {_key(argument): argument.partition("=")[2] for argument in arguments}
+        if "ablation" not in said and not said.keys() & {"scale", "seeds"}:
+            raise UserError("ablation= is missing: give one and its scale, ablation=encoder_size scale=demo say")
         if "ablation" not in said:
             raise UserError("scale and seeds are of an ablation: give ablation=... too, or name seeds as seed=0,1,2")
         if "scale" not in said:

@@ -214,7 +214,10 @@ def _is_current(folder: Path, asked: dict[str, Any]) -> bool:
     paths = [Path(source) for source in asked["stages"]]
     weights = [path if path.suffix == ".safetensors" else RunFolder(path).weights for path in paths]
     newer = any(not path.is_file() or path.stat().st_mtime > written for path in weights)
-    there = json.loads(report.read_text(encoding="utf-8"))
+    try:
+        there = json.loads(report.read_text(encoding="utf-8"))
+    except ValueError:  # damaged: made anew of what is kept beside it
+        return False
     lacking = any(row["skipped"] for row in there.get("points", []))  # which may be there by now
     return not newer and not lacking and there.get("asked") == json.loads(json.dumps(asked))
 

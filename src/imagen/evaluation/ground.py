@@ -43,7 +43,9 @@ class Ground:
         self.read = [read_weights(source) for source in cfg.stages]
         self.names = slot_names([weights.config for weights in self.read])
         self.sides: list[int] = [weights.config["resolution"] for weights in self.read]
-        self.depth = len(self.read) if cfg.depth is None else min(cfg.depth, len(self.read))
+        if cfg.depth is not None and cfg.depth > len(self.read):
+            raise UserError(f"depth={cfg.depth} is more than the {len(self.read)} stages given: give as many, or null")
+        self.depth = len(self.read) if cfg.depth is None else cfg.depth
         self.config = DictConfig({**self.read[self.depth - 1].config, "text_encoder": cfg.text_encoder})
         self._check_lowres()
 

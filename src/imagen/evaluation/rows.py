@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -153,12 +154,22 @@ class Measuring:
 
 
 def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Told]:
-    """What metrics said of the same pictures and reference before; nothing of one that left a figure out."""
+    """What metrics said of the same pictures and reference before; nothing of one that left a figure out.
+
+    What is damaged is as if it were not there: it is measured again.
+    """
+    try:
+        return _read_kept(path, asked)
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile):
+        return {}
+
+
+def _read_kept(path: Path, asked: dict[str, Any]) -> dict[str, Told]:
     row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     same = {**row.get("asked", {}), "metric": None} == json.loads(json.dumps({**asked, "metric": None}))
     if not same or not (path.parent / "values.npz").is_file():
         return {}
-    with np.load(path.parent / "values.npz") as arrays:
+    with (path.parent / "values.npz").open("rb") as file, np.load(file) as arrays:  # its own stays open if damaged
         values = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return {
         name: Told(

@@ -33,7 +33,7 @@ def log_report(sweep: Sweep, verdicts: list[Verdict], folder: Path, mode: str) -
             group=sweep.study.full_name,
             job_type="report",
             name=f"{sweep.study.full_name}-report",
-            dir=folder,
+            dir=folder.absolute(),  # W&B's service may have begun in another folder
             mode=cast(Mode, mode),
             config={"command": sweep.command, "paper": sweep.study.paper, "claim": sweep.study.claim},
             tags=sweep.others,
