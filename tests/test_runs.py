@@ -55,6 +55,14 @@ def test_weights_come_back_as_they_went(tmp_path):
         assert json.loads(file.metadata()["config"]) == CONFIG
 
 
+def test_weights_lie_aligned_however_long_the_header_is(tmp_path):
+    """Kernels round otherwise on memory that is not aligned, so two copies of one stage would measure differently."""
+    for longer in range(8):
+        weights = Weights({"w": torch.arange(64.0), "x": torch.ones(3)}, {"output_dir": "o" * longer}, {}, 12)
+        weights.save(tmp_path / "w.safetensors")
+        assert all(value.data_ptr() % 64 == 0 for value in read_weights(tmp_path / "w.safetensors").state.values())
+
+
 def test_a_run_folder_gives_its_weights_and_config(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.start(CONFIG)

@@ -259,7 +259,8 @@ def read_config(source: str | Path) -> dict[str, Any]:
 def _read_safetensors(path: Path) -> Weights:
     weights = read_header(path)
     with safe_open(path, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        # in memory of torch's own: views of the file begin where its header ends, and kernels round by the alignment
+        state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
         written = (file.metadata() or {}).get("checksum")
     if written is not None and written != checksum(state):
         raise UserError(f"stage '{path}' is damaged (its weights are not those written); export or train it again")
