@@ -231,6 +231,25 @@ def test_a_file_of_ones_own_is_refused_by_its_key(own_file, changes, said):
         read_study("mine", "demo")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prepares": []}, "prepares is none of its keys: the nearest is prepare"),
+        ({"stages": {"base": None}}, "stages: base=null must be a group of keys"),
+        ({"stages": {"base": {"experiment": "toy", "measure": []}}}, "stages.base: plot is missing: it takes"),
+        ({"stages": {"base": {"experiment": "toy", "measure": [], "plot": {"x": "fid"}}}}, "base.plot: y is missing"),
+    ],
+)
+def test_a_scale_of_ones_own_is_refused_by_its_key(tmp_path, monkeypatch, changes, said):
+    (tmp_path / "ablation").symlink_to(CONF / "ablation")
+    (tmp_path / "scale").mkdir()
+    own = {**read_yaml(CONF / "scale" / "demo.yaml"), **changes}
+    (tmp_path / "scale" / "mine.yaml").write_text(yaml.safe_dump(own))
+    monkeypatch.setattr(study_file, "CONF", tmp_path)
+    with pytest.raises(UserError, match=rf"^conf/scale/mine\.yaml.*{said}"):
+        read_study("unet_size", "mine")
+
+
 def test_what_a_file_of_ones_own_leaves_out_or_empty_is_the_scales(own_file):
     own_file({"demo.also": None, "demo.plot": None, "demo.measure": ["depth=1"]})
     study = read_study("mine", "demo")

@@ -53,6 +53,14 @@ def test_the_same_run_measured_otherwise_or_for_another_ablation_is_another_poin
     }
 
 
+def test_a_table_of_another_ablation_alone_is_refused(study, tmp_path):
+    write_rows(study, [row | {"ablation": "threshold"} for row in rows_of(study)], tmp_path / "kept.csv")
+    with pytest.raises(UserError, match=r"has rows of threshold-demo alone, none of encoder_size-demo"):
+        read_finished(study, tmp_path / "kept.csv")
+    write_rows(study, [], tmp_path / "kept.csv")
+    assert read_finished(study, tmp_path / "kept.csv").points == {}
+
+
 @pytest.mark.parametrize("axes", [{}, {WEIGHT: [1, 2, 4], "base.wind": [0]}, {"base.wind": [1, 2, 4]}])
 def test_rows_of_other_axes_are_refused(study, tmp_path, axes):
     write_rows(study, rows_of(study), tmp_path / "kept.csv")

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -24,6 +25,7 @@ from imagen.ablation.table import write_rows
 from imagen.build import run_config
 from imagen.cli import CONF, compose, explain
 from imagen.errors import GoneError, UserError
+from imagen.files import write_json
 from imagen.hold import hold
 from imagen.runs import RunFolder
 from imagen.training import train
@@ -146,15 +148,42 @@ def test_failed_points_are_listed_at_the_end_until_they_succeed(tmp_path, comman
     folder = read_study("text_layernorm", "demo").folder(tmp_path)
     asked = [*STUDY, f"output_dir={tmp_path}"]
     point = Asked.of(asked).points()[1]
-    with pytest.raises(SystemExit, match="1 points failed"), as_asked(asked):
+    with pytest.raises(SystemExit, match="1 of 2 points failed"), as_asked(asked):
         note_failure(folder, point.key, "the loss\nis not finite", "python train.py a=b")
     assert "failed: without-s0: the loss is not finite\n  python train.py a=b" in capsys.readouterr().err
+    (point.evaluation).mkdir(parents=True)
+    (point.evaluation / "report.json").touch()
     for others in ("max_steps=3", 'measure=["num_measured=3"]', "variant=with_norm"):
         with as_asked([*asked, others]):
             pass  # of whose points none has failed
     with as_asked(asked):
         forget_failure(folder, point.key)
     assert failures(folder) == {}
+    report = f"python -m imagen.report ablation=text_layernorm scale=demo output_dir={tmp_path}"
+    assert capsys.readouterr().out.endswith(f"1 of 2 points are there: {report}\n")
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_other_processes_wait_until_the_first_has_prepared(tmp_path, monkeypatch, prepared):
+    note, order = tmp_path / "note.json", list[str]()
+    write_json(note, {"start": {"MASTER_PORT": "1"}, "done": True})  # of an earlier start
+    monkeypatch.setenv("MASTER_PORT", "2")
+
+    def first():
+        order.append("prepared")
+        if not prepared:
+            raise UserError("no room")
+
+    def by_the_first(_):
+        monkeypatch.setattr(prepare, "is_first_process", lambda: True)
+        with nullcontext() if prepared else pytest.raises(UserError, match="no room"):
+            prepare.by_first(note, first)
+
+    monkeypatch.setattr(prepare, "is_first_process", lambda: False)
+    monkeypatch.setattr(prepare.time, "sleep", by_the_first)
+    with nullcontext() if prepared else pytest.raises(SystemExit, match="1"):
+        prepare.by_first(note, lambda: order.append("twice"))
+    assert order == ["prepared"]
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ from imagen.config_check import read_yaml
 from imagen.data.pixels import to_uint8
 from imagen.errors import UserError
 from imagen.evaluation import paired_difference
-from imagen.evaluation.command import drawings_of
+from imagen.evaluation.command import _is_current, drawings_of
 from imagen.evaluation.gallery import Gallery
 from imagen.evaluation.ground import Ground, Prompts
 from imagen.evaluation.page import write_page
 from imagen.evaluation.points import points_of
 from imagen.evaluation.table import write_curve, write_figures, write_table
+from imagen.files import write_json
 from imagen.metric.pictures import InMemory, PictureSet
 from imagen.metric.retrieval import embed_sentences
 from imagen.prompts import COCO, OF_COCO
@@ -159,6 +160,18 @@ ROWS = [
     for weight in (1, 2)
     for threshold in ("none", "dynamic")
 ]
+
+
+@pytest.mark.parametrize(("skipped", "current"), [({}, True), ({"fd_pixel": "is nan"}, True), ({"fid": "no"}, False)])
+def test_a_report_is_made_again_for_weights_that_were_missing_not_for_a_figure_that_was_not_finite(
+    tmp_path, skipped, current
+):
+    weights = tmp_path / "base.safetensors"
+    weights.touch()
+    asked = {"stages": [str(weights)]}
+    write_json(tmp_path / "report.json", {"points": [{**ROWS[0], "skipped": skipped}], "asked": asked})
+    (tmp_path / "table.csv").touch()
+    assert _is_current(tmp_path, asked) is current
 
 
 def test_the_table_has_a_line_a_point(tmp_path):

@@ -18,6 +18,18 @@ def colours_in(sheet: Image.Image) -> dict[tuple[int, ...], int]:
     return {tuple(map(int, v)): int(c) for v, c in zip(values, counts, strict=True)}
 
 
+def test_a_title_stands_above_all_and_takes_room_of_its_own():
+    rows = [[plain(4, (1, 2, 3))] * 3]
+    without, titled = (image_grid(rows, ["a"] * 3, cell=40, title=title) for title in ("", "seed 0"))
+    higher = titled.height - without.height
+    assert higher > 13
+    assert titled.width == without.width
+    below = titled.crop((0, 12 + higher, titled.width, titled.height))
+    assert below.tobytes() == without.crop((0, 12, without.width, without.height)).tobytes()
+    many = image_grid(rows, ["a"] * 3, cell=40, title="trained with seed 0, drawn with seed 0")
+    assert many.height > titled.height
+
+
 def test_every_picture_of_every_row_is_drawn_once_at_cell_size():
     rows = [[plain(size, (10 * r, 200, i)) for i in range(11)] for r, size in enumerate([16, 64, 256], start=1)]
     sheet = image_grid(rows, [f"prompt {i}" for i in range(11)], ["16", "64", "256"], cell=32, columns_per_band=4)

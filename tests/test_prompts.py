@@ -92,7 +92,7 @@ def test_what_is_not_text_is_named(prompts):
         ("empty.csv", "", "holds no prompt"),
         ("header.csv", "prompt,id\n", "holds no prompt"),
         ("columns.csv", "id,title\n1,red apple\n", "no column 'prompt' or 'caption' among id, title"),
-        ("latin.txt", "café".encode("latin-1"), r"is not UTF-8 \(byte 3\)"),
+        ("latin.txt", "café".encode("latin-1"), r"holds no prompt \(line 1 has letters that are not UTF-8"),
         ("wide.csv", "x" * 200_000, r"holds no prompt \(line 1 cannot be read as a row"),
         ("page.tsv", "\n<!DOCTYPE html>\n<html>", "is a web page"),
         ("void.jsonl", '{"tag": "a"}\n', r"holds no prompt \(line 1 has no prompt\)"),
@@ -166,6 +166,8 @@ def test_kinds_travel_with_prompts(write, name, content):
             "2 of 4 lines.*2 has no prompt",
         ),
         ("f.txt", "a cat\na\x07bird\n\na dog", "line 2 has a control character"),
+        ("g.txt", b"a cat\na caf\xe9\na dog\n", "1 of 3 lines are left out; line 2 has letters that are not UTF-8"),
+        ("h.jsonl", '{"prompt": "a cat"}\n{"prompt": "\\ud800"}\n{"prompt": "a dog"}', "line 2 has letters"),
     ],
 )
 def test_bad_lines_are_named_and_the_rest_goes_on(write, caplog, name, content, message):

@@ -122,13 +122,13 @@ def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path):
         read_weights(path)
 
 
-def test_an_unfinished_stage_says_so(tmp_path, caplog):
+def test_a_stage_without_its_weights_file_says_what_it_is_taken_from(tmp_path, caplog):
     folder = RunFolder(tmp_path)
     folder.checkpoints.mkdir()
     kept = {"config": {**CONFIG, "max_steps": 9}, "text_fingerprint": {}}
     torch.save({"state_dict": {}, "imagen": kept, "global_step": 5}, folder.checkpoints / checkpoint_name(5))
     read_weights(tmp_path)
-    assert "is unfinished: taken as it is at step 5 of 9" in caplog.text
+    assert "has no weights.safetensors: taken from its newest checkpoint, step 5 of 9" in caplog.text
 
 
 def test_a_run_is_held_by_one_and_leaves_nothing_if_nothing_came_to_be(tmp_path):

@@ -17,6 +17,7 @@ from imagen.conditioning_augmentation import (
     TruncatedAugmentation,
 )
 from imagen.denoiser import Denoiser
+from imagen.errors import UserError
 from imagen.guidance import NoGuidance
 from imagen.parameterization import X0
 from imagen.sampler import DDIM, DDPM, DPMSolverPP2M, Sampler
@@ -33,6 +34,15 @@ from tests.samplers import Impulses
 COSINE = CosineSchedule(logsnr_min=-20.0, logsnr_max=20.0)
 LINEAR = LinearSchedule(logsnr_min=-20.0, logsnr_max=20.0)
 GENERATE = Generate()
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_pictures_that_are_not_finite_are_refused(wrong):
+    pictures = torch.zeros(2, 3, 4, 4)
+    assert (Drawn(pictures).as_bytes("base") == 128).all()
+    pictures[1, 2, 3, 0] = wrong
+    with pytest.raises(UserError, match=r"what stage base draws is not finite: its training diverged"):
+        Drawn(pictures).as_bytes("base")
 
 
 class Known(nn.Module):

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from imagen.data.pixels import to_uint8
 from imagen.errors import UserError
 from imagen.fitting import Fitting
 from imagen.offload import visiting
@@ -213,7 +212,7 @@ class Cascade:
             with self._at_work(stage):
                 draw = partial(self._draw, number, job, told, drawn, advance)
                 drawn = Drawn.joined(self._fitting[number](draw, len(batch)))
-            pictures.append(to_uint8(drawn.pictures).cpu())
+            pictures.append(drawn.as_bytes(stage.name))
         return pictures
 
     def _draw(

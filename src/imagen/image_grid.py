@@ -30,11 +30,12 @@ def image_grid(
     cell: int = 128,
     columns_per_band: int = 8,
     font_size: int = 13,
+    title: str = "",
 ) -> Image.Image:
     """Draw the pictures of every row under the caption of their column, each scaled to fit ``cell`` by ``cell`` pixels.
 
     Enlarged pictures keep their pixels as squares (nearest), so that a low-resolution row shows what it is; shrunk ones
-    are averaged. ``row_labels`` stand at the left, one a row; none are drawn if left out.
+    are averaged. ``row_labels`` stand at the left, one a row, and ``title`` above all; none are drawn if left out.
 
     Raises: UserError if there is nothing to draw, or pictures, captions and labels do not match in number.
     """
@@ -46,10 +47,14 @@ def image_grid(
     for start in range(0, len(captions), columns_per_band):
         columns = slice(start, start + columns_per_band)
         bands.append(_band([row[columns] for row in rows], captions[columns], labels, cell, font, font_size))
-    width = max(band.width for band in bands) + 2 * _MARGIN
-    height = sum(band.height + _BAND_GAP for band in bands) - _BAND_GAP + 2 * _MARGIN
-    sheet = Image.new("RGB", (width, height), _PAPER)
-    top = _MARGIN
+    width = max(band.width for band in bands)
+    titles = wrap(_drawable(title), font, width) if title else []
+    top = _MARGIN + len(titles) * round(font_size * _LINE_SPACING) + (_GAP if titles else 0)
+    height = top + sum(band.height + _BAND_GAP for band in bands) - _BAND_GAP + _MARGIN
+    sheet = Image.new("RGB", (width + 2 * _MARGIN, height), _PAPER)
+    for i, line in enumerate(titles):
+        place = (_MARGIN, _MARGIN + i * round(font_size * _LINE_SPACING))
+        ImageDraw.Draw(sheet).text(place, line, fill=_FAINT, font=font)
     for band in bands:
         sheet.paste(band, (_MARGIN, top))
         top += band.height + _BAND_GAP

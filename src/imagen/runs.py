@@ -217,7 +217,7 @@ def read_weights(source: str | Path) -> Weights:
     weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_averaged(path)
     if path.suffix == ".ckpt" and Path(source).is_dir():
         log.warning(
-            "stage '%s' is unfinished: taken as it is at step %s of %s",
+            "stage '%s' has no weights.safetensors: taken from its newest checkpoint, step %s of %s",
             source,
             weights.step,
             weights.config.get("max_steps"),

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from imagen.conditioning_augmentation import ConditioningAugmentation
+from imagen.data.pixels import to_uint8
 from imagen.denoiser import Denoiser
+from imagen.errors import UserError
 from imagen.guidance import Guidance
 from imagen.randomness import normal_from
 from imagen.sampler import OnStep, Sampler
@@ -32,6 +34,15 @@ class Drawn:
 
     pictures: Float[Tensor, "b 3 h w"]
     unfinished: Float[Tensor, "b 3 h w"] | None = None
+
+    def as_bytes(self, stage: str) -> UInt8[Tensor, "b 3 h w"]:
+        """The pictures in 0..255, on the CPU. Raises: UserError naming the ``stage`` if they are not finite."""
+        if not self.pictures.isfinite().all():
+            raise UserError(
+                f"what stage {stage} draws is not finite: its training diverged; train it again with another setting, "
+                "a lower optimizer.lr say"
+            )
+        return to_uint8(self.pictures).cpu()
 
     def rows(self, rows: slice) -> "Drawn":
         return Drawn(self.pictures[rows], None if self.unfinished is None else self.unfinished[rows])

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from imagen.ablation.study_check import check_file, check_verdict
+from imagen.ablation.study_check import check_file, check_scale, check_verdict
 from imagen.build import run_config
 from imagen.cli import CONF, among, compose, override
 from imagen.config_check import read_yaml, typed
@@ -140,6 +140,7 @@ def read_study(name: str, scale: str) -> Study:
     Raises: UserError naming what there is, where it is not of those; or the key of the file that is wrong.
     """
     of_name, of_scale, where = _read("ablation", name), _read("scale", scale), f"conf/ablation/{name}.yaml"
+    check_scale(of_scale, f"conf/scale/{scale}.yaml")
     check_file(of_name, where, scale, _options("scale"))
     own, stage, claim = of_name[scale], _at(of_name["stage"], scale), _at(of_name["claim"], scale)
     if stage not in of_scale["stages"]:

@@ -16,6 +16,8 @@ OF_A_SCALE = {
     "verdict": dict,
     "also": list[dict] | None,
 }
+OF_A_SCALES_FILE = {"prepare": list[str], "stages": dict}
+OF_A_STAGE = {"experiment": str, "measure": list[str], "plot": dict}
 OF_A_PLOT = {"x": str, "y": str, "pareto": bool | None}
 OF_A_VERDICT = {"metric": str, "expected": str | dict, "contrast": list[dict]}
 OF_A_CONTRAST = {"of": dict, "less": dict, "at": str | None}
@@ -43,6 +45,15 @@ def check_file(said: Any, where: str, scale: str, scales: Sequence[str]) -> None
     check_keys(own["verdict"], OF_A_VERDICT, f"{at}.verdict")
     for one in own.get("also") or []:
         check_keys({"contrast": own["verdict"]["contrast"], **one}, OF_A_VERDICT, f"{at}.also")
+
+
+def check_scale(said: Any, where: str) -> None:
+    """Check the keys of a scale's file, called ``where``. Raises: as ``check_file``."""
+    check_keys(said, OF_A_SCALES_FILE, where)
+    check_keys(said["stages"], dict.fromkeys(said["stages"], dict), f"{where}: stages")
+    for name, stage in said["stages"].items():
+        check_keys(stage, OF_A_STAGE, f"{where}: stages.{name}")
+        check_keys(stage["plot"], OF_A_PLOT, f"{where}: stages.{name}.plot")
 
 
 def check_verdict(verdict: Mapping[str, Any], where: str, axes: Mapping[str, Sequence[Any]], variants: Any) -> None:

@@ -1,15 +1,18 @@
 """From ``-m ablation=encoder_size scale=demo seeds=3`` to the multirun that it stands for, and what is around it."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import HydraException
 
 from imagen.ablation.asked import Asked
 from imagen.ablation.failures import failures
-from imagen.ablation.prepare import prepare
+from imagen.ablation.finished import read_finished
+from imagen.ablation.prepare import by_first, prepare
 from imagen.ablation.study import ALONE, Point, Study
 from imagen.build import run_config
 from imagen.cli import compose, explain
@@ -24,7 +27,7 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     """Yield the arguments of Hydra's multirun over an ablation's variants and seeds.
 
     What the points need is made before, once; those of them that failed are listed after, and end with status 1. Of
-    several processes that torchrun has started the first prepares; the others meet it at the first point.
+    several processes that torchrun has started the first prepares, and the others wait for it.
 
     Raises: UserError if the ablation or the scale is none, the arguments are not a multirun's, or what is trained could
     not be measured as they say.
@@ -36,16 +39,22 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     study.store()
     points = asked.points()
     _check_measuring(study, points[0])
+    folder = study.folder(points[0].cfg.output_dir)
+    by_first(folder / ".prepared.json", lambda: prepare(study, points))
     if is_first_process():
-        prepare(study, points)
         print(f"{study.claim}? {len(points)} points: {', '.join(point.name for point in points)}", flush=True)
     yield [*asked.flags, *asked.overrides(), f"sweep={study.full_name}"]
-    noted = failures(study.folder(points[0].cfg.output_dir))
+    noted = failures(folder)
     failed = {point.name: noted[point.key] for point in points if point.key in noted}
+    if is_first_process():
+        kept = read_finished(study, points[0].cfg.finished and Path(points[0].cfg.finished)).points
+        there = sum(point.key in kept or (point.evaluation / "report.json").is_file() for point in points)
+        report = shlex.join(["python", "-m", "imagen.report", *asked.again(), *asked.own])
+        print(f"{there} of {len(points)} points are there: {report}", flush=True)
     if failed:
         for name, failure in failed.items():
             print(f"failed: {name}: {failure['error']}\n  {failure['command']}", file=sys.stderr)
-        sys.exit(f"error: {len(failed)} points failed; the same command runs these again and leaves the others")
+        sys.exit(f"error: {len(failed)} of {len(points)} points failed; the same command runs these again")
 
 
 def _check_measuring(study: Study, point: Point) -> None:

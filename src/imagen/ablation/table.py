@@ -63,7 +63,7 @@ def write_rows(study: Study, rows: Sequence[Row], path: Path) -> None:
 def read_rows(study: Study, path: Path) -> list[Row]:
     """The rows of the study in such a CSV.
 
-    Raises: UserError if there is none, it is no such table or a damaged one, or is of other axes than the study.
+    Raises: UserError if there is none, it is no such table or a damaged one, or is of another ablation or other axes.
     """
     if not path.is_file():
         raise UserError(f"finished={path} does not exist: give the table.csv of a report, or null")
@@ -83,15 +83,19 @@ def _rows_of(study: Study, path: Path, lines: Iterator[list[str]]) -> Iterator[R
     if (*columns[: len(WHO)],) != WHO or COST[0] not in columns:
         raise UserError(f"finished={path} is no table of a report, whose columns begin with {', '.join(WHO)}")
     axes = columns[len(WHO) : columns.index(COST[0])]
+    of = set[str]()
     for cells in filter(None, lines):
         if len(cells) != len(columns):
             raise ValueError(f"{len(cells)} cells for {len(columns)} columns")
         named = dict(zip(columns, cells, strict=True))
+        of.add(f"{named['ablation']}-{named['scale']}")
         if (named["ablation"], named["scale"]) == (study.name, study.scale):
             if {*axes} != {*study.axes}:
                 there, wanted = (", ".join(some) or "no axes" for some in (axes, study.axes))
                 raise UserError(f"finished={path} is of {there}, and {study.full_name} of {wanted}: leave it out")
             yield {name: _value(name, cell, study) for name, cell in named.items() if cell or name in (*WHO, *axes)}
+    if of and study.full_name not in of:
+        raise UserError(f"finished={path} has rows of {', '.join(sorted(of))} alone, none of {study.full_name}")
 
 
 def _value(name: str, cell: str, study: Study) -> Any:

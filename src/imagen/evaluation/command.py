@@ -218,7 +218,8 @@ def _is_current(folder: Path, asked: dict[str, Any]) -> bool:
         there = json.loads(report.read_text(encoding="utf-8"))
     except ValueError:  # damaged: made anew of what is kept beside it
         return False
-    lacking = any(row["skipped"] for row in there.get("points", []))  # which may be there by now
+    # weights that were missing may be there by now; a figure that was not finite will not be
+    lacking = any(row["skipped"].keys() - row["provenance"].keys() for row in there.get("points", []))
     return not newer and not lacking and there.get("asked") == json.loads(json.dumps(asked))
 
 

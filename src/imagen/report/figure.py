@@ -62,7 +62,7 @@ def draw(study: Study, rows: Sequence[Row], measured: Sequence[Measured]) -> tup
         said.append(_plot(panel, study, lines, (x, y), directions))
     if paired:
         _pairs(next(panels), study, [row for row in rows if LOSS in row], directions)
-        said.append("right: of each seed the held-out loss on the same noise and levels, the mean as a bar")
+        said.append("right: of each seed the held-out loss on the same noise and levels, the mean as a bar and below")
     figure.suptitle(f"{study.name}, scale={study.scale}", x=0.01, ha="left", color=INK, fontweight="bold")
     figure.supxlabel(textwrap.fill("; ".join(said), round(14 * figure.get_figwidth())), fontsize=8, color=FAINT)
     if lines:
@@ -111,7 +111,7 @@ def _plot(axes: Any, study: Study, lines: Sequence[Line], pair: tuple[str, str],
 
 
 def _pairs(axes: Any, study: Study, rows: Sequence[Row], directions: Directions) -> None:
-    """A dot a variant and seed, those of one seed joined; the means as bars with their value."""
+    """A dot a variant and seed, those of one seed joined; the means as bars, and below the variants' names."""
     variants = [variant for variant in study.variants if any(row["variant"] == variant for row in rows)]
     colours = {variant: _colour(i) for i, variant in enumerate(variants)}
     losses = {(row["variant"], row["seed"]): row[LOSS] for row in rows}  # one for all points of sampling
@@ -121,13 +121,12 @@ def _pairs(axes: Any, study: Study, rows: Sequence[Row], directions: Directions)
         places, values = [variants.index(one) for one in there], [losses[one, seed] for one in there]
         axes.plot(places, values, color="#b0b0b0", linewidth=0.8, zorder=1)
         axes.scatter(places, values, color=[colours[one] for one in there], s=16, zorder=2)
-    for i, variant in enumerate(variants):
-        own = [value for (name, _), value in losses.items() if name == variant]
-        axes.hlines(np.mean(own), i - 0.28, i + 0.28, color=colours[variant], linewidth=2.4, zorder=3)
-        above = {"textcoords": "offset points", "ha": "center", "va": "bottom"}
-        axes.annotate(f"{np.mean(own):.4g}", (i, max(own)), (0, 5), fontsize=7.5, color=INK, **above)
+    means = {one: np.mean([value for (name, _), value in losses.items() if name == one]) for one in variants}
+    for i, (variant, mean) in enumerate(means.items()):
+        axes.hlines(mean, i - 0.28, i + 0.28, color=colours[variant], linewidth=2.4, zorder=3)
     tilt = sum(map(len, variants)) > 34
-    axes.set_xticks(range(len(variants)), variants, rotation=30 if tilt else 0, ha="right" if tilt else "center")
+    words = [f"{variant}\n{mean:.4g}" for variant, mean in means.items()]
+    axes.set_xticks(range(len(variants)), words, rotation=30 if tilt else 0, ha="right" if tilt else "center")
     axes.set_xlim(-0.6, len(variants) - 0.4)
     axes.margins(y=0.14)
     axes.set_ylabel(on_axis(LOSS, directions), color=INK)

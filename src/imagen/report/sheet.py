@@ -62,7 +62,7 @@ def sheets_of(study: Study, measured: Sequence[Measured]) -> tuple[list[Sheet], 
             elif found["pictures"]:
                 galleries[label] = found
         if galleries:
-            sheets.append(_sheet(at, seed, galleries))
+            sheets.append(_sheet(study, at, seed, galleries))
     return sheets, unseen
 
 
@@ -96,7 +96,7 @@ def _gallery(folder: Path, label: str) -> dict[str, Any] | str:
         return f"the pictures of {label} in {folder} cannot be shown ({error})"
 
 
-def _sheet(at: str, seed: int, galleries: dict[str, dict[str, Any]]) -> Sheet:
+def _sheet(study: Study, at: str, seed: int, galleries: dict[str, dict[str, Any]]) -> Sheet:
     """Prompts that all galleries have; those drawn with another sampling seed than the first are left out."""
     first = next(iter(galleries.values()))
     alike = {label: one["pictures"] for label, one in galleries.items() if one["seed"] == first["seed"]}
@@ -107,5 +107,7 @@ def _sheet(at: str, seed: int, galleries: dict[str, dict[str, Any]]) -> Sheet:
     keys = [shared[i] for i in np.linspace(0, len(shared) - 1, min(PROMPTS, len(shared))).round().astype(int)]
     prompts = [prompt for _, prompt in keys]
     shown = [[pictures[key] for key in keys] for pictures in alike.values()]
-    picture = image_grid(shown, prompts, list(alike), cell=112)
+    where = [f"{along(study).rpartition('.')[2]} {at}"] if at else []
+    title = ", ".join([study.full_name, *where, f"trained with seed {seed}, drawn with seed {first['seed']}"])
+    picture = image_grid(shown, prompts, list(alike), cell=112, title=title)
     return Sheet(at, picture, seed, first["seed"], prompts, list(alike))
