@@ -89,8 +89,9 @@ class PixelComponents(Extractor):
 class Inception(Extractor):
     """The 2,048 pooled features of the Inception network of FID, from ``weights``, a file, or null: downloaded.
 
-    ``resize`` to 299 px is ``legacy`` (TensorFlow 1's bilinear, as in the paper's time), ``clean`` (Pillow's bicubic:
-    Parmar et al. 2022, arXiv 2104.11222) or ``torchmetrics`` (antialiased bilinear).
+    ``resize`` to 299 px is ``legacy`` (TensorFlow 1's bilinear, as in the paper's time), ``clean`` (Pillow's bicubic in
+    floats: Parmar et al. 2022, arXiv 2104.11222; then bytes, which alone the network takes, where their clean-fid keeps
+    the floats) or ``torchmetrics`` (antialiased bilinear).
     """
 
     num_features = 2048
@@ -183,7 +184,7 @@ def load_vision_model(path: str) -> nn.Module:
 
 
 def pillow_bicubic(images: Tensor, side: int) -> Tensor:
-    """Channel by channel in floats, rounded at the end: the resize of "clean" FID (arXiv 2104.11222)."""
+    """Channel by channel in floats: the resize of "clean" FID (arXiv 2104.11222), but rounded to bytes at the end."""
     resized = torch.empty(*images.shape[:2], side, side)
     for i, picture in enumerate(images.cpu()):
         for c, channel in enumerate(picture):
