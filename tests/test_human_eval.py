@@ -239,6 +239,19 @@ def test_of_two_files_of_a_rater_the_later_one_counts(lab_like, tmp_path):
         write_ratings(lab_like, "anna", lambda truth, question, answer=answer: answer, tmp_path / name, saved=saved)
     write_report(compose("human_eval_report", []), lab_like, [tmp_path / "x", tmp_path / "y"])
     assert table_of(lab_like / "report")["all kinds", "quality"]["b"] == "1.0000"
+    assert read_json(lab_like / "report" / "report.json")["notes"] == []  # a correction
+
+
+def test_two_raters_of_one_name_are_told(lab_like, tmp_path, caplog):
+    for name, answer, day in (("x", "b", "01"), ("y", "a", "02")):
+        (tmp_path / name).mkdir()
+        when = {"started": f"2026-03-{day}T08", "saved": f"2026-03-{day}T09"}
+        write_ratings(lab_like, "anna", lambda truth, question, answer=answer: answer, tmp_path / name, **when)
+    folder = write_report(compose("human_eval_report", []), lab_like, [tmp_path / "x", tmp_path / "y"])
+    (note,) = read_json(folder / "report.json")["notes"]
+    assert note.startswith("anna answers 6 trials in two ways, in files begun at different times")
+    assert note in caplog.text
+    assert table_of(folder)["all kinds", "quality"]["a"] == "1.0000"
 
 
 @pytest.mark.parametrize(

@@ -55,3 +55,22 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(spread):
         found = share(rng.random(500) < own[raters], raters)
         held.append(found.low <= 0.6 <= found.high)
     assert 0.92 <= np.mean(held) <= 0.985
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.15, 0.3])
+@pytest.mark.parametrize("others", [2, 7])
+def test_it_does_so_where_one_rater_answers_ten_times_as_much(spread, others):
+    rng = np.random.default_rng(0)
+    answers = np.array([100, *[10] * others])
+    raters, held = np.repeat(np.arange(len(answers)), answers), []
+    for _ in range(500):
+        own = np.clip(0.6 + spread * rng.standard_normal(len(answers)), 0, 1)
+        found = share(rng.random(len(raters)) < own[raters], raters)
+        held.append(found.low <= 0.6 <= found.high)
+    assert np.mean(held) >= 0.93
+
+
+def test_raters_who_always_answer_alike_count_by_their_loads():
+    found = share(np.repeat([True, False, False], [100, 10, 10]), np.repeat(np.arange(3), [100, 10, 10]))
+    expected = wilson(100 / 120, 120**2 / (100**2 + 2 * 10**2), student.ppf(0.975, 2))
+    assert (found.value, found.low, found.high) == pytest.approx((100 / 120, *expected))

@@ -1,6 +1,7 @@
 """Raters' files, as the page saves them: read, checked, one answer a rater and trial."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,9 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Ratings:
-    """A rater's file: when it was saved, in an order of time, its answers, and what is wrong with others in it."""
+    """A rater's file: when it was begun and saved, each in an order of time, its answers, what is wrong with others."""
 
+    started: str
     saved: str
     answers: list[Answer]
     faults: list[str]
@@ -69,7 +71,7 @@ def read_ratings(path: Path, study: str, trials: Iterable[str]) -> Ratings:
     faults = [fault for entry in entries if (fault := _fault(entry, known))]
     fit = [entry for entry in entries if not _fault(entry, known)]
     answers = [Answer(rater.strip(), entry["trial"], entry["quality"], entry["alignment"]) for entry in fit]
-    return Ratings(str(saved.get("saved")), answers, faults)
+    return Ratings(str(saved.get("started")), str(saved.get("saved")), answers, faults)
 
 
 def _fault(entry: Any, known: set[str]) -> str:
@@ -84,6 +86,18 @@ def latest(files: Iterable[Ratings]) -> list[Answer]:
     """One answer a rater and trial: of several files of one rater the one saved last says it."""
     in_time = sorted(files, key=lambda ratings: ratings.saved)
     return list({(one.rater, one.trial): one for ratings in in_time for one in ratings.answers}.values())
+
+
+def namesakes(files: Iterable[Ratings]) -> dict[str, int]:
+    """Names that answer trials in two ways, in files begun at different times, each with how many trials.
+
+    Two people may have given one name, or one has begun anew. Of files begun at one time the later is a correction.
+    """
+    said: dict[tuple[str, str], dict[str, Answer]] = {}
+    for ratings in sorted(files, key=lambda ratings: ratings.saved):
+        for one in ratings.answers:
+            said.setdefault((one.rater, one.trial), {})[ratings.started] = one
+    return dict(Counter(rater for (rater, _), answers in said.items() if len({*answers.values()}) > 1))
 
 
 def raters(answers: Iterable[Answer], truths: dict[str, Truth]) -> list[Rater]:

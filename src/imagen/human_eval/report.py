@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from imagen.errors import UserError
 from imagen.files import atomic_write, make_folder, write_json
 from imagen.human_eval.figure import save_figure
-from imagen.human_eval.ratings import Answer, Rater, files_in, latest, raters, read_ratings
+from imagen.human_eval.ratings import Rater, Ratings, files_in, latest, namesakes, raters, read_ratings
 from imagen.human_eval.table import ALL, Row, as_csv, table
 from imagen.human_eval.trials import Truth
 
@@ -33,7 +33,10 @@ def write_report(cfg: DictConfig, study: Path, paths: Sequence[Path]) -> Path:
     if not 0 <= least <= 1:
         raise UserError(f"min_controls_right={least} must be from 0 to 1")
     key, truths = _read_key(study)
-    answers = _read_all(paths, key["study"], truths)
+    files = _read_all(paths, key["study"], truths)
+    answers, notes = latest(files), [_said_twice(name, trials) for name, trials in namesakes(files).items()]
+    for note in notes:
+        log.warning("%s", note)
     if not any(truth.right_answer for truth in truths.values()):
         least = 0.0  # the study has nothing to tell raters apart by
     everyone = raters(answers, truths)
@@ -61,6 +64,7 @@ def write_report(cfg: DictConfig, study: Path, paths: Sequence[Path]) -> Path:
         "min_controls_right": least,
         "interval": "95 %, Wilson with the effective number of answers, clustered by rater",
         "raters": [asdict(rater) | {"kept": rater.name in kept} for rater in everyone],
+        "notes": notes,
         "rows": [asdict(row) | {"preferred": row.preferred} for row in rows],
     }
     write_json(folder / "report.json", _plain(told))
@@ -80,8 +84,8 @@ def _read_key(study: Path) -> tuple[dict[str, Any], dict[str, Truth]]:
         raise UserError(f"{study} has no key.json that can be read: give the folder of a study") from error
 
 
-def _read_all(paths: Sequence[Path], study: str, truths: dict[str, Truth]) -> list[Answer]:
-    read = []
+def _read_all(paths: Sequence[Path], study: str, truths: dict[str, Truth]) -> list[Ratings]:
+    read: list[Ratings] = []
     for file in files_in(paths):
         try:
             ratings = read_ratings(file, study, truths)
@@ -91,10 +95,16 @@ def _read_all(paths: Sequence[Path], study: str, truths: dict[str, Truth]) -> li
         read.append(ratings)
         if ratings.faults:
             log.warning("%s %s; %d answers are left out", file, ratings.faults[0], len(ratings.faults))
-    answers = latest(read)
-    if not answers:
+    if not any(ratings.answers for ratings in read):
         raise UserError(f"there is not one answer in {', '.join(map(str, paths))}: give the files that raters saved")
-    return answers
+    return read
+
+
+def _said_twice(name: str, trials: int) -> str:
+    return (
+        f"{name} answers {trials} trials in two ways, in files begun at different times: the file saved last counts; "
+        "if they are of two people, give one of them another name as rater in the file"
+    )
 
 
 def _told(rater: Rater) -> str:
