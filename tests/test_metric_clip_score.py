@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pictures import random_pictures
+from pictures import random_pictures, resized_by_pillow
 from small_clip import save_small_clip
 
 from imagen.errors import UserError
@@ -27,6 +27,19 @@ def test_the_score_is_the_models_own_cosine(tmp_path):
     assert metric.values()["clip_score"].tolist() == pytest.approx(logits.diag().tolist(), abs=1e-4)
     assert metric.counts() == {"clip_score": 5, "clip_score_real": 2}
     assert set(metric(drawn, InMemory(images[:2], ["", ""]))) == {"clip_score"}  # a folder of pictures has no captions
+
+
+def test_pictures_of_another_size_are_resized_whole(tmp_path):
+    whole = save_small_clip(tmp_path)
+    images, captions = random_pictures(3, 40)[..., :24], ["a cat", "dog", "c d"]
+    model, tokenizer = load_clip(str(whole))
+    mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
+    words = tokenizer(captions, padding=True, return_tensors="pt")
+    output = model(pixel_values=(resized_by_pillow(images, 16) - mean) / std, **words)
+    metric = CLIPScore(path=str(whole), batch_size=2)
+    metric(InMemory(images, captions), InMemory(images, [""] * 3))
+    cosines = (output.logits_per_image / model.logit_scale.exp()).diag()
+    assert metric.values()["clip_score"].tolist() == pytest.approx(cosines.tolist(), abs=1e-4)
 
 
 def test_a_missing_model_is_named(tmp_path):

@@ -1,12 +1,23 @@
-"""Extractors: the components are those of the pictures, a vision model's features those of transformers itself."""
+"""Extractors: the components are those of the pictures, a network's features those of its own library."""
 
 import pytest
 import torch
-from pictures import random_pictures
+from pictures import random_pictures, resized_by_pillow
 from small_clip import save_small_clip
+from small_dinov2 import save_small_dinov2
+from torch import nn
 
 from imagen.errors import UserError
-from imagen.metric.extractor import CLIP_MEAN, CLIP_STD, Inception, PixelComponents, VisionTransformer, pillow_bicubic
+from imagen.metric.extractor import (
+    CLIP_MEAN,
+    CLIP_STD,
+    RESIZES,
+    Inception,
+    PixelComponents,
+    VisionTransformer,
+    pillow_bicubic,
+    to_square,
+)
 from imagen.metric.pictures import InMemory
 
 
@@ -49,30 +60,70 @@ def clip(tmp_path_factory):
     return save_small_clip(tmp_path_factory.mktemp("clip"))
 
 
-def test_clips_features_are_its_projected_embeddings(clip):
+@pytest.mark.parametrize("side", [16, 40])
+def test_clips_features_are_its_projected_embeddings(clip, side):
     from transformers import CLIPModel
 
-    images = random_pictures(3, 16)
+    images = random_pictures(3, side)
     extractor = VisionTransformer(str(clip), 16, CLIP_MEAN, CLIP_STD)
     mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
     model = CLIPModel.from_pretrained(clip)
-    expected = model.visual_projection(model.vision_model(pixel_values=(images / 255 - mean) / std).pooler_output)
-    torch.testing.assert_close(extractor(images), expected)
+    pixels = (resized_by_pillow(images, 16) - mean) / std
+    expected = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+    torch.testing.assert_close(extractor(images), expected, rtol=1e-4, atol=1e-4)
     assert extractor.num_features == 12
     assert extractor.identity()["resize"] == "bicubic 16"
 
 
 def test_dinov2_gives_its_class_token(tmp_path):
-    from transformers import Dinov2Config, Dinov2Model
+    from transformers import Dinov2Model
 
-    torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
-    model = Dinov2Model(config).eval()
-    model.save_pretrained(tmp_path)
+    model = Dinov2Model.from_pretrained(save_small_dinov2(tmp_path))
     images = random_pictures(2, 28)
     extractor = VisionTransformer(str(tmp_path), 28, (0.5,) * 3, (0.5,) * 3)
     expected = model(pixel_values=(images / 255 - 0.5) / 0.5).last_hidden_state[:, 0]
     torch.testing.assert_close(extractor(images), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (24, 36), (17, 9), (16, 16)])
+def test_pictures_are_made_square_by_the_filter_of_pillow(height, width):
+    images = random_pictures(2, 40)[..., :height, :width]
+    torch.testing.assert_close(to_square(images, 16), resized_by_pillow(images, 16), rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    """An Inception network that was never trained, in a file as torch-fidelity's."""
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    path = tmp_path_factory.mktemp("inception") / "inception.pth"
+    with pytest.MonkeyPatch.context() as patch:  # it is made with weights alone, which it would download
+        patch.setattr(fidelity, "load_state_dict_from_url", lambda *args, **options: {})
+        patch.setattr(nn.Module, "load_state_dict", lambda *args, **options: None)
+        network = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    generator = torch.Generator().manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):  # so that features neither vanish nor explode
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_inceptions_features_are_torch_fidelitys_and_the_resize_is_a_part_of_them(inception):
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    images, large = random_pictures(1, 64), random_pictures(1, 299)
+    extractors = [Inception(str(inception), resize) for resize in RESIZES]
+    assert [extractor.identity()["resize"] for extractor in extractors] == ["legacy", "clean", "torchmetrics"]
+    assert len({extractor.identity()["weights"] for extractor in extractors}) == 1
+    legacy, clean, smooth = (extractor(images) for extractor in extractors)
+    for features in (legacy, clean, smooth):
+        assert features.shape == (1, 2048)
+        assert features.isfinite().all()
+    for one, other in ((legacy, clean), (clean, smooth), (smooth, legacy)):
+        assert (one - other).norm() > 0.01 * one.norm()
+    theirs = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception))
+    torch.testing.assert_close(legacy, theirs(images)[0])
+    for extractor in extractors:  # where there is nothing to be resized they are one
+        torch.testing.assert_close(extractor(large), theirs(large)[0])
 
 
 def test_what_is_missing_is_said_in_a_sentence(tmp_path):
