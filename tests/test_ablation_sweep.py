@@ -67,6 +67,14 @@ def test_an_ablation_becomes_its_multirun(tmp_path, commands):
     ], "once, whatever the number of points"
 
 
+def test_the_smallest_scale_is_taken_where_none_is_said(tmp_path, commands, capsys):
+    unsaid = [one for one in STUDY if one != "scale=demo"]
+    assert expanded(*unsaid, f"output_dir={tmp_path}") == expanded(*STUDY, f"output_dir={tmp_path}")
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("text_layernorm at scale=demo: ")
+    assert "ablation=text_layernorm scale=demo" in last
+
+
 def test_what_the_command_line_sets_wins(tmp_path, commands):
     given = expanded(*STUDY, "variant=without", "seed=7", f"output_dir={tmp_path}")
     assert [argument for argument in given if argument.startswith(("variant", "seed"))] == ["variant=without", "seed=7"]
@@ -124,8 +132,8 @@ def test_each_encoder_reads_the_captions_once(tmp_path, commands):
     ("arguments", "said"),
     [
         (["ablation=unet_size", "scale=demo"], "ablation=unet_size is a multirun: add -m"),
-        (["-m", "ablation=unet_size"], "add scale=demo, gpu or paper"),
         (["-m", "seeds=3"], "scale and seeds are of an ablation"),
+        (["-m", "scale=gpu"], "scale and seeds are of an ablation"),
     ],
 )
 def test_half_of_it_is_refused(arguments, said):
@@ -142,6 +150,8 @@ def test_an_ablation_of_sampling_is_an_evaluation_of_ones_own_stages():
     assert said[0].value() == {"seed": [0, 1], **read_study("threshold", "demo").axes}
     with pytest.raises(UserError, match=r"ablation=unet_size trains width_16, .*: run python train.py -m"):
         evaluation_of(["ablation=unet_size", "scale=demo", "stages=[a]"])
+    with pytest.raises(UserError, match=r"num_measured=8,9 sweeps a key, .* give seeds="):
+        evaluation_of(["-m", "ablation=threshold", "stages=[a]", "num_measured=8,9"])
 
 
 def test_failed_points_are_listed_at_the_end_until_they_succeed(tmp_path, commands, capsys):

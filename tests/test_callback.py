@@ -49,16 +49,20 @@ def test_grids_and_numbers_reach_tensorboard(tmp_path):
     events.Reload()
     assert "samples/toy" in events.Tags()["images"]
     assert "val/loss" in events.Tags()["scalars"]
+    assert {tag for tag in events.Tags()["scalars"] if tag.startswith("val/loss_logsnr_")}
 
 
 @pytest.mark.filterwarnings("ignore")  # wandb's own
-def test_grids_and_numbers_reach_an_offline_wandb_run(tmp_path, monkeypatch):
+def test_grids_and_numbers_of_two_trainings_in_one_process_reach_an_offline_wandb_run_each(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    train(toy(tmp_path, "logger=[wandb]"))
-    run = next(tmp_path.glob("wandb/offline-run-*"))
-    assert list(run.glob("*.wandb"))
-    assert list(run.rglob("files/media/images/**/*.png"))
+    folders = [train(toy(tmp_path, "logger=[wandb]", f"seed={seed}")) for seed in range(2)]
+    runs = [next(tmp_path.glob(f"wandb/offline-run-*-toy-{folder.path.name}")) for folder in folders]
+    assert len([*tmp_path.glob("wandb/offline-run-*")]) == len(runs)
+    for run, folder in zip(runs, folders, strict=True):
+        assert len([*run.glob("files/media/images/samples/*.png")]) == len([*folder.samples.glob("*.png")])
+        (written,) = run.glob("*.wandb")
+        assert b"val/loss_logsnr_" in written.read_bytes()  # names stand there as they are
 
 
 def test_bins_of_log_snr_average_to_the_whole(tmp_path):

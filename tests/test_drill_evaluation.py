@@ -108,3 +108,20 @@ def test_the_sheet_opens_from_disk_and_shows_every_point(stages, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     with Image.open(tmp_path / "sheet.png") as shot:
         assert shot.height > 800
+
+
+def test_an_ablation_of_sampling_is_one_evaluation_with_m_or_without(stages, tmp_path):
+    asked = ["ablation=threshold", f"stages=[{stages[0]}]", f"output_dir={tmp_path}"]
+    asked += ["metric=[retrieval,fd_pixel]", "text_encoder@judge=hash", "num_measured=12", *FEW]
+    assert run("evaluate.py", "-m", *asked).startswith("threshold at scale=demo: ")
+    rows = json.loads((tmp_path / "report.json").read_text())["points"]
+    assert [[*row["point"].values()] for row in rows] == [
+        [weight, threshold] for weight in (1, 2, 4, 8) for threshold in ("none", "static", "dynamic")
+    ]
+    assert all({"fd_pixel", "retrieval_top10"} <= set(row["metrics"]) for row in rows)
+    assert len({row["metrics"]["fd_pixel"] for row in rows}) == len(rows)
+    assert_not_blank(tmp_path / "curve.png", least=20)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for flags in ([], ["-m"]):
+        assert "report.json is of these stages and settings already" in run("evaluate.py", *flags, *asked)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written

@@ -42,3 +42,19 @@ def test_it_opens_and_looks_as_it_should(page_file, tmp_path, scheme):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert {url.split(":")[0] for url in requests} <= {"file", "data"}
     assert [url for url in requests if url.startswith("file")] == [page_file.as_uri()]
+
+
+def test_its_details_are_reached_and_opened_by_keys_alone(page_file):
+    with open_browser() as context:
+        page = context.new_page()
+        page.goto(page_file.as_uri())
+        opened = page.locator("details[open] > summary")
+        count = page.locator("details").count()
+        assert count > 1
+        assert opened.count() == 1
+        for _ in range(count):
+            page.keyboard.press("Tab")
+            while page.evaluate("document.activeElement.tagName") != "SUMMARY":
+                page.keyboard.press("Tab")
+            page.keyboard.press("Enter")
+        assert opened.count() == count - 1, "all but the first, which was open"

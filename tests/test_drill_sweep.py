@@ -3,11 +3,13 @@
 import csv
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from processes import ROOT, on_two_ranks, running
 
@@ -19,6 +21,34 @@ pytestmark = pytest.mark.drill
 PROMPTS = ",".join(f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in ("apple", "heart", "car"))
 MEASURE = f'measure=["prompts=[{PROMPTS}]","metric=[fd_pixel,heldout_loss]"]'
 SMALL = ["network.width=16", "max_steps=12", "validate_every_n_steps=12", "trainer.precision=32-true", MEASURE]
+SCALE = {
+    "prepare": [],
+    "stages": {
+        "base": {
+            "experiment": "toy",
+            "measure": ["metric=[fd_pixel,heldout_loss]", "metric.fd_pixel.components=4", "num_measured=8"],
+            "plot": {"x": "heldout_loss", "y": "fd_pixel"},
+        }
+    },
+}
+ABLATION = {
+    "figure": "nothing",
+    "claim": "a lower rate trains better",
+    "stage": "base",
+    "toy": {
+        "variants": {
+            "far_too_high": {"optimizer.lr": 1e30, "max_steps": 24},
+            "over_before_it_is_seen": {"optimizer.lr": 1e40, "max_steps": 6},  # which float32 does not hold
+            "draws_nonetheless": {"optimizer.lr": 1e30, "max_steps": 6},  # what thresholding makes finite
+            "usual": {"max_steps": 24},
+        },
+        "verdict": {
+            "metric": "heldout_loss",
+            "expected": "negative",
+            "contrast": [{"of": {"variant": "usual"}, "less": {"variant": "far_too_high"}}],
+        },
+    },
+}
 NOT_THE_SAME = {"seconds", "seconds_per_step"}
 """Columns that say how long something took."""
 
@@ -106,6 +136,43 @@ def test_a_process_that_fails_alone_leaves_no_other_waiting(tmp_path):
     assert "error: another process of this training has ended" in said[1]
     (noted,) = failures(tmp_path / "runs" / "ablations" / "text_layernorm-demo").values()
     assert noted["error"] == "the disk of rank 0 is gone"
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """The project with a scale and an ablation of one's own."""
+    for name in ("conf", "src/imagen"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "train.py", tmp_path)
+    for name, said in {"scale/toy": SCALE, "ablation/rate": ABLATION}.items():
+        (tmp_path / "conf" / f"{name}.yaml").write_text(yaml.safe_dump(said, sort_keys=False))
+    return tmp_path
+
+
+def test_a_point_that_diverged_is_one_sentence_and_the_rest_goes_on(clone):
+    asked, own = ["ablation=rate", "scale=toy"], {"PYTHONPATH": str(clone / "src")}
+    log, folder = clone / "said.log", clone / "outputs" / "ablations" / "rate-toy"
+    with running(["train.py", "-m", *asked], clone, log, **own) as process:
+        assert process.wait(300) == 1, log.read_text()
+    said = log.read_text()
+    assert "Traceback" not in said
+    early = r"10 steps in a row, .* had no finite loss or gradient even after going back 2 times: .* a lower optimizer"
+    late = r"what stage base draws is not finite: its training diverged; train it again .* a lower optimizer.lr say"
+    assert re.search(rf"^failed: far_too_high-s0: {early}", said, re.MULTILINE)
+    assert re.search(rf"^failed: over_before_it_is_seen-s0: {late}", said, re.MULTILINE)
+    assert "2 of 4 points are there: python -m imagen.report ablation=rate scale=toy" in said
+    assert said.endswith("error: 2 of 4 points failed; the same command runs these again\n")
+
+    with running(["-m", "imagen.report", *asked], clone, log, **own) as process:
+        assert process.wait(300) == 0, log.read_text()
+    said, page = log.read_text(), (folder / "report.html").read_text()
+    for name, why in {"far_too_high": early, "over_before_it_is_seen": late}.items():
+        assert re.search(rf"^missing: {name}-s0: failed: {why}", said, re.MULTILINE)
+        assert re.search(why, page)
+    with (folder / "table.csv").open() as file:
+        assert [row["variant"] for row in csv.DictReader(file)] == ["draws_nonetheless", "usual"]
+    assert "note: draws_nonetheless-s0, all: no heldout_loss, since heldout_loss is inf" in said
+    assert (folder / "figure.png").is_file()
 
 
 def test_killed_or_shared_a_sweep_ends_with_the_table_of_an_unbroken_one(tmp_path):

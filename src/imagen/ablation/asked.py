@@ -14,6 +14,9 @@ from imagen.errors import UserError
 OF_THE_REPORT = ("finished", "wandb")
 """Keys that the report reads itself; of these ``finished`` is also one of ``train.py``."""
 
+SMALLEST = "demo"
+"""The scale where none is said."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -32,15 +35,13 @@ class Asked:
         """``keys`` of the report's that are read here; the others stay overrides.
 
         Raises: UserError if there is no such ablation or scale, ``seeds`` is no number of at least 1, or what the
-        ablation says is said beside it.
+        ablation says is said beside it. Without ``scale=`` it is the smallest.
         """
         said = {_key(argument): argument.partition("=")[2] for argument in arguments}
         if "ablation" not in said and not said.keys() & {"scale", "seeds"}:
-            raise UserError("ablation= is missing: give one and its scale, ablation=encoder_size scale=demo say")
+            raise UserError("ablation= is missing: give one, ablation=encoder_size say")
         if "ablation" not in said:
             raise UserError("scale and seeds are of an ablation: give ablation=... too, or name seeds as seed=0,1,2")
-        if "scale" not in said:
-            raise UserError(f"ablation={said['ablation']} is of several sizes: add scale=demo, gpu or paper")
         for key in said.keys() & {"experiment", "sweep"}:
             raise UserError(
                 f"{key}={said[key]} does not go with ablation={said['ablation']}, which has its own: leave it out, or "
@@ -52,7 +53,7 @@ class Asked:
         finished = said.get("finished", "null") if "finished" in keys else "null"
         flags = [argument for argument in arguments if argument.startswith("-")]
         return cls(
-            read_study(said["ablation"], said["scale"]),
+            read_study(said["ablation"], said.get("scale", SMALLEST)),
             int(seeds),
             own=[one for one in arguments if one not in flags and _key(one) not in (*OURS, *keys)],
             flags=flags,
@@ -63,6 +64,11 @@ class Asked:
     @property
     def is_multirun(self) -> bool:
         return bool({"-m", "--multirun"} & {*self.flags})
+
+    def swept(self) -> list[str]:
+        """What of the command line's own a multirun goes over."""
+        others = (argument for argument in self.own if not _key(argument).startswith("hydra"))
+        return [argument for argument in others if len(_values(argument)) > 1]
 
     def again(self, *, seeds: bool = True) -> list[str]:
         """What of the ablation is to be said to ask for the same."""

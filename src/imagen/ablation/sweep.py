@@ -40,9 +40,10 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     points = asked.points()
     _check_measuring(study, points[0])
     folder = study.folder(points[0].cfg.output_dir)
-    by_first(folder / ".prepared.json", lambda: prepare(study, points))
     if is_first_process():
-        print(f"{study.claim}? {len(points)} points: {', '.join(point.name for point in points)}", flush=True)
+        names = ", ".join(point.name for point in points)
+        print(f"{study.name} at scale={study.scale}: {study.claim}? {len(points)} points: {names}", flush=True)
+    by_first(folder / ".prepared.json", lambda: prepare(study, points))
     yield [*asked.flags, *asked.overrides(), f"sweep={study.full_name}"]
     noted = failures(folder)
     failed = {point.name: noted[point.key] for point in points if point.key in noted}
@@ -71,7 +72,8 @@ def _check_measuring(study: Study, point: Point) -> None:
 def evaluation_of(arguments: Sequence[str]) -> list[str]:
     """The arguments of ``evaluate.py`` for an ablation of sampling, of the stages that they name.
 
-    Its seeds are those of sampling, an axis as the others. Raises: UserError if the ablation trains variants.
+    Its seeds are those of sampling, an axis as the others. With ``-m`` or without it is one
+    evaluation. Raises: UserError if the ablation trains variants, or a key is swept.
     """
     asked = Asked.of(arguments)
     study = asked.study
@@ -80,6 +82,13 @@ def evaluation_of(arguments: Sequence[str]) -> list[str]:
             f"ablation={study.name} trains {', '.join(study.variants)}: run python train.py -m ablation={study.name} "
             f"scale={study.scale}"
         )
+    if swept := asked.swept():
+        raise UserError(
+            f"{swept[0]} sweeps a key, and each value would take the place of the last in one report: give seeds= for "
+            "several seeds, or one value and an output_dir= of its own"
+        )
+    if is_first_process():
+        print(f"{study.name} at scale={study.scale}: {study.claim}?", flush=True)
     own = asked.own
     if not any(argument.startswith("output_dir=") for argument in own):
         own = [f"output_dir=outputs/evaluations/{study.full_name}", *own]
