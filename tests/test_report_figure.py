@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from imagen.ablation.study import Point, read_study
+from imagen.report import figure as figure_file
 from imagen.report.directions import directions_of, on_axis
 from imagen.report.figure import draw, save_figure
 from imagen.report.labels import Words, place
@@ -97,7 +98,7 @@ def test_the_front_is_what_nothing_beats(study):
 
 def test_both_panels_have_what_the_rows_say(study):
     rows = [one | {"heldout_loss": 0.1 + one["seed"] + (one["variant"] == "b")} for one in four()]
-    figure, said = draw(replace(study, plot=study.plot | {"pareto": True}), rows, [])
+    figure, said = draw(study, rows, [])
     plot, pairs = figure.axes
     assert plot.get_ylabel() == on_axis("fid", {}) == "FID"
     assert {text.get_text() for text in plot.texts} == {"a", "b", "1", "2"}
@@ -105,7 +106,16 @@ def test_both_panels_have_what_the_rows_say(study):
     joined = [line.get_ydata().tolist() for line in pairs.lines if len(line.get_xdata()) == 2]
     assert joined == [pytest.approx([0.1, 1.1]), pytest.approx([1.1, 2.1])]
     assert "means of 2 seeds" in said
-    assert "no Pareto front: which way these figures are better is not told" in said
+    assert "Pareto" not in said, "which way these figures are better is not told"
+
+
+def test_the_front_is_drawn_where_it_is_told_which_way_is_better(study, monkeypatch):
+    monkeypatch.setattr(figure_file, "directions_of", lambda _: {"clip_score": "higher", "fid": "lower"})
+    rows = [row("a", 0, 1, 0.30, 10.0), row("a", 0, 2, 0.20, 12.0), row("b", 0, 1, 0.35, 11.0)]
+    figure, said = draw(study, rows, [])
+    assert "grey band and rings: the Pareto front of the means" in said
+    (rings,) = [line for line in figure.axes[0].lines if line.get_markersize() == 11]
+    assert (rings.get_xdata().tolist(), rings.get_ydata().tolist()) == ([0.30, 0.35], [10.0, 11.0])
 
 
 def test_without_figures_there_is_none(study, tmp_path):

@@ -18,7 +18,7 @@ OF_A_SCALE = {
 }
 OF_A_SCALES_FILE = {"prepare": list[str], "stages": dict}
 OF_A_STAGE = {"experiment": str, "measure": list[str], "plot": dict}
-OF_A_PLOT = {"x": str, "y": str, "pareto": bool | None}
+OF_A_PLOT = {"x": str, "y": str}
 OF_A_VERDICT = {"metric": str, "expected": str | dict, "contrast": list[dict]}
 OF_A_CONTRAST = {"of": dict, "less": dict, "at": str | None}
 

@@ -60,7 +60,7 @@ def write_report(arguments: Sequence[str]) -> Path:
         print(f"missing: {one.name}: {one.why}\n  {one.command}")
     for said in filter(None, (made.unlike, *sweep.strays, *gaps_of(sweep.measured), *unseen)):
         print(f"note: {said}")
-    print(f"{study.claim}? {verdicts[0].sentence}")
+    print(f"{study.name} at scale={study.scale}: {study.claim}? {verdicts[0].sentence}")
     for one in verdicts[1:]:
         print(f"also: {one.sentence}")
     there = [name for name in ("table.csv", "figure.png", "sheet.png", "verdict.json") if (folder / name).is_file()]

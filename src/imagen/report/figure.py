@@ -96,13 +96,11 @@ def _plot(axes: Any, study: Study, lines: Sequence[Line], pair: tuple[str, str],
     said = [_of_seeds(lines)]
     if _has_words(lines, study):
         said.append(f"at the points: {along(study)}")
-    if study.plot.get("pareto"):
-        front = pareto(lines, x, y, directions)
+    if front := pareto(lines, x, y, directions):
         xs, ys = [mark.x.mean for mark in front], [mark.y.mean for mark in front]
         axes.plot(xs, ys, color=FRONT, linewidth=7, zorder=0, solid_capstyle="round")
         axes.plot(xs, ys, linestyle="none", marker="o", markersize=11, markerfacecolor="none", markeredgecolor=FAINT)
-        known = "grey band and rings: the Pareto front of the means"
-        said.append(known if front else "no Pareto front: which way these figures are better is not told")
+        said.append("grey band and rings: the Pareto front of the means")
     axes.set_xlabel(called(x) if x in (*COST, *study.axes) else on_axis(x, directions), color=INK)
     axes.set_ylabel(on_axis(y, directions), color=INK)
     axes.margins(x=0.16, y=0.12)  # where words find room

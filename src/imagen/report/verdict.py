@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from imagen.report.contrast import Contrast, Difference, contrasts_of, differenc
 from imagen.report.directions import called
 from imagen.report.intervals import LEVEL, Interval, interval
 from imagen.report.measured import Measured
+from imagen.report.pairs import pairs_of
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold here", "undecided"
 
@@ -23,7 +24,10 @@ Expected = str | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Judged:
-    """One contrast, the differences by seed, and what their interval says; ``missing`` has a reason a seed."""
+    """One contrast, the differences by seed, and what their interval says; ``missing`` has a reason a seed.
+
+    ``alone`` is the interval over pictures of the two networks of one seed, where there is but one.
+    """
 
     contrast: str
     outcome: str
@@ -31,6 +35,7 @@ class Judged:
     differences: dict[int, float]
     missing: dict[int, str]
     interval: Interval | None
+    alone: Interval | None = None
 
     @property
     def figure(self) -> str:
@@ -52,8 +57,16 @@ class Judged:
         return f"{n} of {asked} seed{'s' * (asked != 1)}; missing: {reasons}"
 
     @property
+    def of_these(self) -> str:
+        """The interval of the two networks of one seed; '' where there is none."""
+        if self.alone is None or self.alone.low is None or self.alone.high is None:
+            return ""
+        bounds = f"[{self.alone.low:+.4g}, {self.alone.high:+.4g}]"
+        return f"of these networks alone, over {self.alone.n} places, {LEVEL:.0%} interval {bounds}"
+
+    @property
     def sentence(self) -> str:
-        return f"{self.contrast}: {self.figure}, {self.seeds}; {self.why}"
+        return "; ".join(filter(None, (f"{self.contrast}: {self.figure}, {self.seeds}", self.why, self.of_these)))
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,9 @@ def _judge(
         decide(contrast, difference_of(study, rows, seeds, metric, contrast), expected, len(contrasts))
         for contrast in contrasts
     ]
+    if len(seeds) == 1:
+        pairs = [pairs_of(study, measured, metric, contrast) for contrast in contrasts]
+        found = [replace(judged, alone=pair) for judged, pair in zip(found, pairs, strict=True)]
     return Verdict(
         metric, _words(expected), _together(found, _unlike(study, rows, measured, metric, contrasts, found)), found
     )

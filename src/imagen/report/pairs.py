@@ -1,0 +1,57 @@
+"""Two trained networks compared place by place: what one seed can tell, and no more."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Float
+
+from imagen.ablation.study import Study
+from imagen.ablation.table import place_of
+from imagen.errors import UserError
+from imagen.evaluation.paired import paired_difference
+from imagen.report.contrast import Contrast, places_of
+from imagen.report.intervals import Interval, interval
+from imagen.report.measured import Measured
+
+
+def pairs_of(study: Study, measured: Sequence[Measured], metric: str, contrast: Contrast) -> Interval | None:
+    """The mean over pictures of a contrast of one seed, with its 95 % interval; None where it cannot be told.
+
+    All variants meet the same pictures, prompts, noise and levels, so what is hard for both sides cancels. The interval
+    is of other pictures for these two networks, and says nothing of other trainings; it takes places for independent.
+    A metric that is no mean over places, such as a Fréchet distance, has none.
+    """
+    sides = [_mean(study, measured, metric, settings) for settings in (contrast.of, contrast.less)]
+    if sides[0] is None or sides[1] is None:
+        return None
+    try:
+        differences = paired_difference(sides[0], sides[1]).differences
+    except UserError:  # of other pictures each
+        return None
+    found = interval(differences.tolist()) if len(differences) else None
+    return found if found is not None and found.low is not None else None
+
+
+def _mean(
+    study: Study, measured: Sequence[Measured], metric: str, settings: Mapping[str, Any]
+) -> Float[np.ndarray, " n"] | None:
+    """A metric's values, place by place, as means over all points with these settings."""
+    wanted = set(places_of(study, settings))
+    folders = {place_of(study, row): one.folder(row) for one in measured for row in one.rows}
+    found = [values for place in wanted if place in folders for values in _values(folders[place], metric)]
+    alike = len(found) == len(wanted) and len({len(values) for values in found}) == 1
+    return np.mean(found, axis=0) if alike else None
+
+
+def _values(folder: Path, metric: str) -> Iterator[Float[np.ndarray, " n"]]:
+    """One array, none where it is not kept or damaged."""
+    try:
+        with (folder / "values.npz").open("rb") as file, np.load(file) as arrays:
+            found = arrays.get(metric)
+    except (OSError, ValueError, EOFError, BadZipFile):
+        return
+    if found is not None:
+        yield found.astype(np.float64)
