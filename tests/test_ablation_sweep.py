@@ -4,7 +4,6 @@ import itertools
 import json
 import shutil
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from imagen.ablation import as_asked, prepare, run, run_lock
+from imagen.ablation import as_asked, prepare, run, run_lock, sweep
 from imagen.ablation.asked import Asked
 from imagen.ablation.failures import failures, forget_failure, note_failure
 from imagen.ablation.processes import Processes
@@ -25,7 +24,6 @@ from imagen.ablation.table import write_rows
 from imagen.build import run_config
 from imagen.cli import CONF, compose, explain
 from imagen.errors import GoneError, UserError
-from imagen.files import write_json
 from imagen.hold import hold
 from imagen.runs import RunFolder
 from imagen.training import train
@@ -161,7 +159,7 @@ def test_failed_points_are_listed_at_the_end_until_they_succeed(tmp_path, comman
     with pytest.raises(SystemExit, match="1 of 2 points failed"), as_asked(asked):
         note_failure(folder, point.key, "the loss\nis not finite", "python train.py a=b")
     assert "failed: without-s0: the loss is not finite\n  python train.py a=b" in capsys.readouterr().err
-    (point.evaluation).mkdir(parents=True)
+    point.evaluation.mkdir(parents=True)
     (point.evaluation / "report.json").touch()
     for others in ("max_steps=3", 'measure=["num_measured=3"]', "variant=with_norm"):
         with as_asked([*asked, others]):
@@ -173,27 +171,26 @@ def test_failed_points_are_listed_at_the_end_until_they_succeed(tmp_path, comman
     assert capsys.readouterr().out.endswith(f"1 of 2 points are there: {report}\n")
 
 
-@pytest.mark.parametrize("prepared", [True, False])
-def test_other_processes_wait_until_the_first_has_prepared(tmp_path, monkeypatch, prepared):
-    note, order = tmp_path / "note.json", list[str]()
-    write_json(note, {"start": {"MASTER_PORT": "1"}, "done": True})  # of an earlier start
-    monkeypatch.setenv("MASTER_PORT", "2")
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_processes_the_first_prepares_when_all_have_met(tmp_path, commands, monkeypatch, first):
+    met: list[int] = []
 
-    def first():
-        order.append("prepared")
-        if not prepared:
-            raise UserError("no room")
+    class Met:
+        def told_by_first(self, find):
+            met.append(len(commands))
+            return find() if first else None
 
-    def by_the_first(_):
-        monkeypatch.setattr(prepare, "is_first_process", lambda: True)
-        with nullcontext() if prepared else pytest.raises(UserError, match="no room"):
-            prepare.by_first(note, first)
+    monkeypatch.setattr(sweep, "are_several", lambda: True)
+    monkeypatch.setattr(sweep.Processes, "of", lambda *_: Met())
+    expanded(*STUDY, f"output_dir={tmp_path}")
+    assert met == [0], "before anything is prepared"
+    assert bool(commands) is first
 
-    monkeypatch.setattr(prepare, "is_first_process", lambda: False)
-    monkeypatch.setattr(prepare.time, "sleep", by_the_first)
-    with nullcontext() if prepared else pytest.raises(SystemExit, match="1"):
-        prepare.by_first(note, lambda: order.append("twice"))
-    assert order == ["prepared"]
+
+def test_a_table_that_is_none_is_told_before_anything_is_prepared(tmp_path, commands):
+    with pytest.raises(UserError, match="does not exist"):
+        expanded(*STUDY, f"output_dir={tmp_path}", f"finished={tmp_path}/none.csv")
+    assert commands == []
 
 
 @pytest.fixture

@@ -53,8 +53,9 @@ def test_its_details_are_reached_and_opened_by_keys_alone(page_file):
         assert count > 1
         assert opened.count() == 1
         for _ in range(count):
-            page.keyboard.press("Tab")
-            while page.evaluate("document.activeElement.tagName") != "SUMMARY":
+            for _ in range(50):  # other things are reached between them
                 page.keyboard.press("Tab")
+                if page.evaluate("document.activeElement.tagName") == "SUMMARY":
+                    break
             page.keyboard.press("Enter")
         assert opened.count() == count - 1, "all but the first, which was open"

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +30,7 @@ from imagen.files import write_json
 from imagen.metric.pictures import InMemory, PictureSet
 from imagen.metric.retrieval import embed_sentences
 from imagen.prompts import COCO, OF_COCO
+from imagen.runs import Weights
 from imagen.slots import register
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +141,10 @@ def test_a_gallery_of_other_settings_is_left_as_it_is(tmp_path):
     assert gallery(tmp_path).plan == gallery(tmp_path).plan != gallery(tmp_path, seed=8).plan
     with pytest.raises(UserError, match=r"holds pictures of other settings \(seed\)"):
         gallery(tmp_path, seed=8).begin()
+    moved = gallery(tmp_path)
+    moved = replace(moved, settings={**moved.settings, "stages": ["elsewhere"]})
+    moved.begin()
+    assert moved.decisive == gallery(tmp_path).decisive, "where the stages lie decides nothing"
 
 
 ROWS = [
@@ -224,7 +230,7 @@ def test_stages_and_lowres_must_suit_each_other(monkeypatch):
     def ground(lowres, *low_resolutions, depth=1):
         kinds = iter(low_resolutions)
         config = lambda: {"resolution": 8, "low_resolution": next(kinds)}  # noqa: E731
-        monkeypatch.setattr("imagen.evaluation.ground.read_weights", lambda source: SimpleNamespace(config=config()))
+        monkeypatch.setattr("imagen.evaluation.ground.read_weights", lambda source: Weights({}, config(), {}, 1))
         cfg = evaluation(f"lowres={lowres}", f"depth={depth}")
         cfg.stages = ["a", "b"][: len(low_resolutions)]
         return Ground(cfg, torch.device("cpu"))

@@ -62,12 +62,14 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(spread):
 def test_it_does_so_where_one_rater_answers_ten_times_as_much(spread, others):
     rng = np.random.default_rng(0)
     answers = np.array([100, *[10] * others])
-    raters, held = np.repeat(np.arange(len(answers)), answers), []
+    raters, held, widths = np.repeat(np.arange(len(answers)), answers), [], []
     for _ in range(500):
         own = np.clip(0.6 + spread * rng.standard_normal(len(answers)), 0, 1)
         found = share(rng.random(len(raters)) < own[raters], raters)
         held.append(found.low <= 0.6 <= found.high)
+        widths.append(found.high - found.low)
     assert np.mean(held) >= 0.93
+    assert np.mean(widths) < (0.95 if others == 2 else 0.7), "nor so wide as to say nothing"
 
 
 def test_raters_who_always_answer_alike_count_by_their_loads():

@@ -15,7 +15,15 @@ from processes import ROOT, free_port, on_two_ranks, running
 from imagen import launching
 from imagen.cli import CONF
 from imagen.errors import UserError
-from imagen.launching import check_shared, check_started, differences, flattened, refuse_multirun, told_by_first
+from imagen.launching import (
+    are_several,
+    check_shared,
+    check_started,
+    differences,
+    flattened,
+    refuse_multirun,
+    told_by_first,
+)
 
 TOY = ["train.py", "experiment=toy", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "callback=[]"]
 
@@ -257,3 +265,21 @@ def test_a_sweep_trains_each_point_and_refuses_to_start_processes_itself(tmp_pat
     assert "torchrun --standalone --nproc-per-node=2 train.py experiment=toy" in said
     assert "Traceback" not in said
     assert not list(tmp_path.glob("several/toy/*"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "several"),
+    [
+        ({}, False),
+        ({"WORLD_SIZE": "2"}, True),
+        ({"SLURM_NTASKS": "8"}, True),
+        ({"SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "bash"}, False),
+    ],
+)
+def test_processes_that_were_started_together_are_told_by_their_launchers_variables(monkeypatch, variables, several):
+    for name in ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert are_several() is several

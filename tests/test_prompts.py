@@ -167,6 +167,7 @@ def test_kinds_travel_with_prompts(write, name, content):
         ),
         ("f.txt", "a cat\na\x07bird\n\na dog", "line 2 has a control character"),
         ("g.txt", b"a cat\na caf\xe9\na dog\n", "1 of 3 lines are left out; line 2 has letters that are not UTF-8"),
+        ("i.csv", b"prompt,kind\na cat,\na bird,caf\xe9\na dog,\n", "1 of 3 lines are left out; line 3 has letters"),
         ("h.jsonl", '{"prompt": "a cat"}\n{"prompt": "\\ud800"}\n{"prompt": "a dog"}', "line 2 has letters"),
     ],
 )

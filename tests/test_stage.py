@@ -41,7 +41,7 @@ def test_pictures_that_are_not_finite_are_refused(wrong):
     pictures = torch.zeros(2, 3, 4, 4)
     assert (Drawn(pictures).as_bytes("base") == 128).all()
     pictures[1, 2, 3, 0] = wrong
-    with pytest.raises(UserError, match=r"what stage base draws is not finite: its training diverged"):
+    with pytest.raises(UserError, match=r"what stage base draws is not finite: most likely its training diverged"):
         Drawn(pictures).as_bytes("base")
 
 

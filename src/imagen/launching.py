@@ -16,6 +16,7 @@ import lightning
 import torch.distributed
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -29,6 +30,12 @@ def is_first_process() -> bool:
     node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     rank: int = getattr(rank_zero_only, "rank")  # noqa: B009 - set from outside, unknown to type checkers
     return rank == 0 and node == "0"
+
+
+def are_several() -> bool:
+    """Whether torchrun or srun has started this process as one of several; known before there is a trainer."""
+    by_srun = SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1  # not in a shell within a job
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 or by_srun
 
 
 def start_processes(trainer: lightning.Trainer) -> None:

@@ -12,9 +12,8 @@ KIND_COLUMNS = ("kind", "category", "tag")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 
-
-NOT_UTF8 = "surrogateescape"
-"""How a file's bytes are to be decoded."""
+DECODING_ERRORS = "surrogateescape"
+"""How bytes of a file that are no UTF-8 are to be decoded."""
 
 
 class Prompt(NamedTuple):
@@ -39,7 +38,7 @@ class NoColumn(ValueError):
 def parse(text: str, suffix: str) -> list[Row]:
     """The rows of a file, blank lines left out.
 
-    Bytes that are no UTF-8 stand in ``text`` as lone surrogates (``NOT_UTF8``), and are a fault of their line alone.
+    Bytes that are no UTF-8 stand in ``text`` as ``DECODING_ERRORS`` has them, and are a fault of their line alone.
     ``suffix`` says what it is: ``.txt`` a prompt a line, with comments after #; ``.csv``, ``.tsv``; ``.jsonl``. Any
     other, such as a URL's, is told by the first line.
 
@@ -135,7 +134,7 @@ def _checked(row: Row) -> Row:
         return row
     if not row.prompt.text:
         return Row(row.line, None, "has no prompt")
-    if any(unicodedata.category(sign) == "Cs" for sign in row.prompt.text):  # surrogates: ``NOT_UTF8``, or JSON's
+    if any(unicodedata.category(sign) == "Cs" for sign in row.prompt.text + row.prompt.kind):  # surrogates
         return Row(row.line, None, "has letters that are not UTF-8: save the file as UTF-8")
     if any(unicodedata.category(sign) == "Cc" and sign not in "\n\r\t" for sign in row.prompt.text):
         return Row(row.line, None, "has a control character in its prompt")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from imagen.errors import UserError
 from imagen.files import locate
-from imagen.prompt_files import NOT_UTF8, NoColumn, Prompt, parse
+from imagen.prompt_files import DECODING_ERRORS, NoColumn, Prompt, parse
 from imagen.published_prompts import recognise
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _text(name: str) -> str:
     except Exception as error:  # each kind of URL has errors of its own
         said = (isinstance(error, OSError) and error.strerror) or type(error).__name__
         raise UserError(f"prompts={name!r} cannot be read ({said}): check that it is there") from error
-    text = content.decode("utf-8-sig", errors=NOT_UTF8)  # -sig: spreadsheets put a byte order mark first
+    text = content.decode("utf-8-sig", errors=DECODING_ERRORS)  # -sig: spreadsheets put a byte order mark first
     if re.match(r"\s*<(!doctype html|html)\b", text, re.IGNORECASE):
         raise UserError(f"prompts={name!r} is a web page: give the address of the file itself, often called raw")
     return text

@@ -39,8 +39,8 @@ class Drawn:
         """The pictures in 0..255, on the CPU. Raises: UserError naming the ``stage`` if they are not finite."""
         if not self.pictures.isfinite().all():
             raise UserError(
-                f"what stage {stage} draws is not finite: its training diverged; train it again with another setting, "
-                "a lower optimizer.lr say"
+                f"what stage {stage} draws is not finite: most likely its training diverged; train it again with "
+                "another setting, a lower optimizer.lr say"
             )
         return to_uint8(self.pictures).cpu()
 

@@ -67,8 +67,7 @@ class Asked:
 
     def swept(self) -> list[str]:
         """What of the command line's own a multirun goes over."""
-        others = (argument for argument in self.own if not _key(argument).startswith("hydra"))
-        return [argument for argument in others if len(_values(argument)) > 1]
+        return [argument for argument in self.own if _is_swept(argument)]
 
     def again(self, *, seeds: bool = True) -> list[str]:
         """What of the ablation is to be said to ask for the same."""
@@ -97,7 +96,7 @@ class Asked:
             key, values = _key(argument), _values(argument)
             if key in ("variant", "seed"):
                 swept[key] = values
-            elif len(values) > 1 and not key.startswith("hydra"):
+            elif _is_swept(argument):
                 raise UserError(
                     f"{argument} sweeps another key than the ablation: its axes are variant and seed; write a file of "
                     "your own in conf/ablation for more (docs/ablations.md)"
@@ -116,6 +115,11 @@ class Asked:
 
 def _key(argument: str) -> str:
     return argument.lstrip("+~").partition("=")[0]
+
+
+def _is_swept(argument: str) -> bool:
+    """Whether it has several values, each a point of its own; what Hydra is told it reads itself."""
+    return len(_values(argument)) > 1 and not _key(argument).startswith("hydra")
 
 
 def _values(argument: str) -> list[str]:

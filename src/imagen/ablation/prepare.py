@@ -1,29 +1,21 @@
 """What the points of a sweep need, made once before the first: data, embeddings, the stages below."""
 
-import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from imagen.ablation.run_lock import run_lock
 from imagen.ablation.study import Point, Study
 from imagen.cli import CONF, as_overrides, override
 from imagen.errors import UserError
-from imagen.files import make_folder, write_json
+from imagen.files import make_folder
 from imagen.hold import hold
-from imagen.launching import is_first_process
 
 OF_TORCHRUN = re.compile(r"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*)")
 """Variables that tell a process it is one of several: what is prepared, one alone prepares."""
-
-OF_ONE_START = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
-"""Variables by which processes that were started together know one another."""
 
 
 def prepare(study: Study, points: Sequence[Point]) -> None:
@@ -42,33 +34,6 @@ def prepare(study: Study, points: Sequence[Point]) -> None:
             with run_lock(below):
                 if not below.run.done.is_file():
                     _run(("train.py", *study.base(below.variant, first)))
-
-
-def by_first(note: Path, step: Callable[[], object]) -> None:
-    """Take a step in the first of several processes; the others wait for its ``note``, on the disk that they share.
-
-    Where torch has them meet they wait for half an hour, and a stage below may train for longer. Raises: in the first
-    whatever the step raises; the others end then with status 1.
-    """
-    start = {name: os.environ.get(name) for name in OF_ONE_START}
-    if is_first_process():
-        done = False
-        try:
-            step()
-            done = True
-        finally:
-            if note.parent.is_dir():
-                write_json(note, {"start": start, "done": done})
-        return
-    print("waiting for the first process, which prepares what all points need", flush=True)
-    while (said := _read(note)).get("start") != start:
-        time.sleep(1)
-    if not said["done"]:
-        raise SystemExit(1)
-
-
-def _read(note: Path) -> dict[str, Any]:
-    return json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
 
 
 def _run(command: Sequence[str]) -> None:

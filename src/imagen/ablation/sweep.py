@@ -12,13 +12,14 @@ from hydra.errors import HydraException
 from imagen.ablation.asked import Asked
 from imagen.ablation.failures import failures
 from imagen.ablation.finished import read_finished
-from imagen.ablation.prepare import by_first, prepare
+from imagen.ablation.prepare import prepare
+from imagen.ablation.processes import Processes
 from imagen.ablation.study import ALONE, Point, Study
 from imagen.build import run_config
 from imagen.cli import compose, explain
 from imagen.errors import UserError
 from imagen.evaluation.points import points_of
-from imagen.launching import is_first_process
+from imagen.launching import are_several, is_first_process
 from imagen.slots import store_stages
 
 
@@ -27,7 +28,7 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     """Yield the arguments of Hydra's multirun over an ablation's variants and seeds.
 
     What the points need is made before, once; those of them that failed are listed after, and end with status 1. Of
-    several processes that torchrun has started the first prepares, and the others wait for it.
+    several processes that torchrun or srun has started the first prepares, and the others wait for it.
 
     Raises: UserError if the ablation or the scale is none, the arguments are not a multirun's, or what is trained could
     not be measured as they say.
@@ -38,17 +39,21 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
         raise UserError(f"ablation={study.name} is a multirun: add -m")
     study.store()
     points = asked.points()
+    finished = None if points[0].cfg.finished is None else Path(points[0].cfg.finished)
+    kept = read_finished(study, finished).points
     _check_measuring(study, points[0])
     folder = study.folder(points[0].cfg.output_dir)
     if is_first_process():
         names = ", ".join(point.name for point in points)
         print(f"{study.name} at scale={study.scale}: {study.claim}? {len(points)} points: {names}", flush=True)
-    by_first(folder / ".prepared.json", lambda: prepare(study, points))
+    if are_several():  # met before, since torch waits half an hour for all to come: a stage below may train for longer
+        Processes.of(points[0].cfg, points[0].run).told_by_first(lambda: prepare(study, points))
+    else:
+        prepare(study, points)
     yield [*asked.flags, *asked.overrides(), f"sweep={study.full_name}"]
     noted = failures(folder)
     failed = {point.name: noted[point.key] for point in points if point.key in noted}
     if is_first_process():
-        kept = read_finished(study, points[0].cfg.finished and Path(points[0].cfg.finished)).points
         there = sum(point.key in kept or (point.evaluation / "report.json").is_file() for point in points)
         report = shlex.join(["python", "-m", "imagen.report", *asked.again(), *asked.own])
         print(f"{there} of {len(points)} points are there: {report}", flush=True)
@@ -72,8 +77,8 @@ def _check_measuring(study: Study, point: Point) -> None:
 def evaluation_of(arguments: Sequence[str]) -> list[str]:
     """The arguments of ``evaluate.py`` for an ablation of sampling, of the stages that they name.
 
-    Its seeds are those of sampling, an axis as the others. With ``-m`` or without it is one
-    evaluation. Raises: UserError if the ablation trains variants, or a key is swept.
+    Its seeds are those of sampling, an axis as the others. With ``-m`` or without it is one evaluation. Raises:
+    UserError if the ablation trains variants, or a key is swept.
     """
     asked = Asked.of(arguments)
     study = asked.study

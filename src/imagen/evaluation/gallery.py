@@ -62,7 +62,8 @@ class Gallery:
         if not path.is_file():
             write_json(path, wanted)
             return
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if key != "stages"}
+        wanted = self.decisive
         if differing := [key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key)]:
             raise UserError(
                 f"{self.folder} holds pictures of other settings ({', '.join(differing)}): delete it, or choose "
@@ -85,6 +86,11 @@ class Gallery:
             ],
         }
         return json.loads(json.dumps(plan))
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What of the plan decides the pictures: not where the stages lie, whose weights it has by their hashes."""
+        return {key: value for key, value in self.plan.items() if key != "stages"}
 
     @cached_property
     def batches(self) -> list[range]:

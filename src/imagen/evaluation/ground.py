@@ -1,7 +1,7 @@
 """What all points of an evaluation share: the trained stages, their data, and what is drawn for which prompts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from imagen.evaluation.reference import read_folder, read_set
 from imagen.metric.pictures import Pictures, PictureSet, made_small
 from imagen.metric.retrieval import first_in_hash_order
 from imagen.prompts import read_prompts_and_kinds
-from imagen.runs import checksum, config_hash, read_weights
+from imagen.runs import Weights, checksum, config_hash, read_weights
 from imagen.slots import slot_names
 from imagen.stage import Stage
 
@@ -40,7 +40,12 @@ class Ground:
     def __init__(self, cfg: DictConfig, device: torch.device) -> None:
         """Raises: UserError if a stage cannot be read, or ``cfg.lowres`` does not suit them."""
         self.cfg, self.device = cfg, device
-        self.read = [read_weights(source) for source in cfg.stages]
+        self.read: list[Weights] = []
+        """What each stage says of itself; its weights are let go of, since the cascade reads them for itself."""
+        self.checksums: list[str] = []
+        for weights in map(read_weights, cfg.stages):
+            self.read.append(replace(weights, state={}))
+            self.checksums.append(checksum(weights.state))
         self.names = slot_names([weights.config for weights in self.read])
         self.sides: list[int] = [weights.config["resolution"] for weights in self.read]
         if cfg.depth is not None and cfg.depth > len(self.read):
@@ -95,7 +100,7 @@ class Ground:
     @cached_property
     def stage(self) -> Stage:
         """The last stage measured, as its run samples."""
-        stage = build.load_stage(self.read[self.depth - 1], self.names[self.depth - 1])
+        stage = build.load_stage(read_weights(self.cfg.stages[self.depth - 1]), self.names[self.depth - 1])
         stage.denoiser.to(self.device)
         return stage
 
@@ -108,7 +113,7 @@ class Ground:
         """What of the stages decides the pictures."""
         return {
             "stages": [str(source) for source in self.cfg.stages],
-            "weights": [checksum(weights.state) for weights in self.read],
+            "weights": self.checksums,
             "configs": [config_hash(weights.config) for weights in self.read],
         }
 

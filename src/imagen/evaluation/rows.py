@@ -65,7 +65,7 @@ class Measuring:
         path = folder / "metrics.json"
         asked = {
             "format": FORMAT,
-            "pictures": [hashlib.sha256(json.dumps(one.plan).encode()).hexdigest() for one in galleries],
+            "pictures": [hashlib.sha256(json.dumps(one.decisive).encode()).hexdigest() for one in galleries],
             "kinds": hashlib.sha256("\n".join(self.kinds).encode()).hexdigest(),
             "metric": plain(point.cfg.metric),
             "reference": subject.reference.captioned_digest,

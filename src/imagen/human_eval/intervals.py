@@ -47,7 +47,7 @@ def share(hits: Bool[np.ndarray, " n"], raters: Shaped[np.ndarray, " n"]) -> Sha
 def _effective(value: float, own: np.ndarray, answers: np.ndarray) -> float:
     """How many independent answers vary as much as a mean of ``own`` shares; at least Kish's number of raters.
 
-    So few there are where each rater always says the same, or all agree and their variance cannot be known.
+    So few there are where all agree, and their variance cannot be known.
     """
     n, squares = answers.sum(), float(((answers / answers.sum()) ** 2).sum())
     independent, variance = value * (1 - value), float(own.var(ddof=1)) * squares

@@ -1,4 +1,4 @@
-"""How sure a mean over seeds is: Student's interval (Student 1908), each seed one observation."""
+"""How sure a mean is: Student's interval (Student 1908), each seed one observation, or of one seed each place."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of ``n`` seeds and the bounds of its interval; without bounds where they cannot be told."""
+    """A mean of ``n`` values and the bounds of its interval; without bounds where they cannot be told."""
 
     mean: float
     low: float | None

@@ -18,10 +18,11 @@ from imagen.report.measured import Measured
 
 
 def pairs_of(study: Study, measured: Sequence[Measured], metric: str, contrast: Contrast) -> Interval | None:
-    """The mean over pictures of a contrast of one seed, with its 95 % interval; None where it cannot be told.
+    """The mean over places of a contrast of one seed, with its 95 % interval; None where it cannot be told.
 
-    All variants meet the same pictures, prompts, noise and levels, so what is hard for both sides cancels. The interval
-    is of other pictures for these two networks, and says nothing of other trainings; it takes places for independent.
+    A place is a prompt, or a picture at one draw of noise: all variants meet the same ones, so what is hard for both
+    sides cancels. The interval is of other places for these two networks, and says nothing of other trainings; it takes
+    places for independent, which draws of one picture are not quite.
     A metric that is no mean over places, such as a Fréchet distance, has none.
     """
     sides = [_mean(study, measured, metric, settings) for settings in (contrast.of, contrast.less)]

@@ -104,12 +104,11 @@ def _judge(
         decide(contrast, difference_of(study, rows, seeds, metric, contrast), expected, len(contrasts))
         for contrast in contrasts
     ]
-    if len(seeds) == 1:
+    differing = _unlike(study, rows, measured, metric, contrasts, found)
+    if len(seeds) == 1 and not differing:
         pairs = [pairs_of(study, measured, metric, contrast) for contrast in contrasts]
-        found = [replace(judged, alone=pair) for judged, pair in zip(found, pairs, strict=True)]
-    return Verdict(
-        metric, _words(expected), _together(found, _unlike(study, rows, measured, metric, contrasts, found)), found
-    )
+        found = [replace(one, alone=pair if one.differences else None) for one, pair in zip(found, pairs, strict=True)]
+    return Verdict(metric, _words(expected), _together(found, differing), found)
 
 
 def decide(contrast: Contrast, difference: Difference, expected: Expected, of: int = 1) -> Judged:
