@@ -144,6 +144,11 @@ def test_what_is_none_is_refused_by_name(tmp_path):
     for wrong in ("abc", "-1", "0.5", "null"):
         with pytest.raises(UserError, match=f"seed={wrong} must be a whole number of at least 0"):
             points_of("unet_size", f"seed=0,{wrong}")
+    for twice in ("seed=0,0", "variant=width_16,width_16"):
+        with pytest.raises(UserError, match=rf"{twice} names \w+ twice: give each once"):
+            points_of("unet_size", twice)
+    with pytest.raises(UserError, match="seeds=1000000 must be a whole number of 1 to 1000"):
+        points_of("unet_size", "seeds=1000000")
     for own in ("experiment=toy", "sweep=unet_size-demo"):
         with pytest.raises(UserError, match=f"{own} does not go with ablation=unet_size, which has its own"):
             points_of("unet_size", own)
@@ -287,6 +292,29 @@ def test_so_is_what_the_command_line_measures(tmp_path, monkeypatch):
     refused_before_it_is_prepared(
         monkeypatch, said, "ablation=unet_size", f"output_dir={tmp_path}", 'measure=["dept=1"]'
     )
+
+
+@pytest.mark.parametrize(
+    "own", ["axes={base.guidance.weight: [1]}", "base_weights=[1]", "output_dir=elsewhere", "stages=[x]"]
+)
+def test_what_is_the_sweeps_own_is_not_measured_otherwise(tmp_path, monkeypatch, own):
+    said = rf"measure={re.escape(own)} is the sweep's own to set: leave it out"
+    refused_before_it_is_prepared(
+        monkeypatch, said, "ablation=unet_size", f"output_dir={tmp_path}", f"measure=['{own}']"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optimizer.lrr": 1}, "variant=width_16: the optimizer refuses its settings: .*lrr"),
+        ({"optimizer.lr": "high"}, "variant=width_16: optimizer.lr=high must be a number"),
+        ({"low_resolution": 5}, "variant=width_16: low_resolution=5 must divide"),
+    ],
+)
+def test_a_variant_that_could_not_be_trained_is_refused_by_its_name(own_file, tmp_path, monkeypatch, settings, said):
+    own_file({"demo.variants.width_16": settings})
+    refused_before_it_is_prepared(monkeypatch, said, "ablation=mine", f"output_dir={tmp_path}")
 
 
 def refused_before_it_is_prepared(monkeypatch, said, *arguments):

@@ -6,7 +6,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from imagen.cli import CONF, compose
-from imagen.config_check import check_values, described, fits
+from imagen.config_check import check_values, described, fits, read_yaml
 from imagen.errors import UserError
 from imagen.ranges import Range
 
@@ -145,3 +145,9 @@ def test_an_option_put_in_a_slots_place_shows_how_to_pick_it():
     cfg = sample_config(base={"sampler": "ddim"})
     with pytest.raises(UserError, match=r"base\.sampler=ddim picks no option: write sampler@base\.sampler=ddim"):
         check_values(cfg, CONF, "sample")
+
+
+def test_a_file_has_the_numbers_of_the_command_line(tmp_path):
+    said = ["1e-4", "-2E5", "3.0e-4", "7", "1e", "e5", "'1e-4'", "1e-4x"]
+    (tmp_path / "a.yaml").write_text("".join(f"k{i}: {value}\n" for i, value in enumerate(said)))
+    assert [*read_yaml(tmp_path / "a.yaml").values()] == [1e-4, -2e5, 3e-4, 7, "1e", "e5", "1e-4", "1e-4x"]

@@ -20,7 +20,7 @@ from imagen.config_check import read_yaml
 from imagen.data.pixels import to_uint8
 from imagen.errors import UserError
 from imagen.evaluation import paired_difference
-from imagen.evaluation.command import _is_current, drawings_of
+from imagen.evaluation.command import _is_current, drawings_of, evaluate
 from imagen.evaluation.gallery import Gallery
 from imagen.evaluation.ground import Ground, Prompts
 from imagen.evaluation.page import write_page
@@ -47,6 +47,18 @@ def test_sentences_keep_their_rows_whatever_their_length():
 def evaluation(*overrides):
     register([])
     return compose("evaluate", ["stages=[]", *overrides])
+
+
+@pytest.mark.parametrize("own", ["num_measured=-3", "num_train_prompts=-1", "depth=0", "worker_index=-1"])
+def test_numbers_that_count_nothing_are_refused(own):
+    with pytest.raises(UserError, match=rf"{own} must be"):
+        evaluation(own)
+
+
+def test_a_worker_is_one_of_those_there_are(tmp_path):
+    with pytest.raises(UserError, match="worker_index=2 must be less than worker_count=2: the first is worker 0"):
+        evaluate(evaluation("worker_index=2", "worker_count=2", f"output_dir={tmp_path}/none"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_axes_are_crossed_the_last_fastest_and_options_are_taken_whole():

@@ -72,6 +72,14 @@ def test_a_run_folder_gives_its_weights_and_config(tmp_path):
     assert read_config(folder.weights) == CONFIG
 
 
+def test_an_emptied_config_is_told(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.start(CONFIG)
+    folder.config.write_text("")
+    with pytest.raises(UserError, match=r"run' is damaged, or of another version: its config.yaml has no name"):
+        read_config(tmp_path / "run")
+
+
 def test_an_unfinished_run_gives_the_average_of_its_newest_checkpoint(tmp_path):
     folder = RunFolder(tmp_path)
     folder.checkpoints.mkdir()

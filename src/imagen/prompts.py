@@ -19,6 +19,9 @@ from imagen.published_prompts import recognise
 
 log = logging.getLogger(__name__)
 
+MOST_FAULTS = 3
+"""Lines of a file that are named in a warning."""
+
 COCO = Path("data/coco/prompts.csv")
 """Where the command of docs/evaluation.md lets ``data_prep/coco.py`` write its draw."""
 
@@ -127,5 +130,6 @@ def _parsed(text: str, suffix: str, name: str) -> list[Prompt]:
         why = f" ({faults[0]})" if faults else ""
         raise UserError(f"prompts={name!r} holds no prompt{why}: give at least one")
     if faults:
-        log.warning("prompts=%r: %d of %d lines are left out; %s", name, len(faults), len(rows), faults[0])
+        said = ", ".join([*faults[:MOST_FAULTS], *["..."] * (len(faults) > MOST_FAULTS)])
+        log.warning("prompts=%r: %d of %d lines are left out; %s", name, len(faults), len(rows), said)
     return found

@@ -249,10 +249,13 @@ def _newest(source: str | Path) -> Path:
 
 
 def read_config(source: str | Path) -> dict[str, Any]:
-    """The config of a stage, without its weights where it can be had without."""
+    """The config of a stage, without its weights where it can be had without. Raises: UserError if it is damaged."""
     config = RunFolder(Path(source)).config
     if config.is_file():
-        return plain(OmegaConf.load(config))  # type: ignore[arg-type]
+        found: dict[str, Any] = plain(OmegaConf.load(config))  # type: ignore[arg-type]
+        if "name" not in found:
+            raise UserError(f"stage '{source}' is damaged, or of another version: its config.yaml has no name")
+        return found
     return read_weights(source).config
 
 

@@ -18,6 +18,9 @@ SMALLEST = "demo"
 """The scale where none is said."""
 
 
+MOST_SEEDS = 1000
+
+
 @dataclass(frozen=True)
 class Asked:
     """A study, how many seeds, and whatever else was said."""
@@ -48,8 +51,8 @@ class Asked:
                 "write a file of your own in conf/ablation (docs/ablations.md)"
             )
         seeds = said.get("seeds", "1")
-        if not seeds.isdecimal() or int(seeds) < 1:
-            raise UserError(f"seeds={seeds} must be a whole number of at least 1: how many runs of each variant")
+        if not seeds.isdecimal() or not 1 <= int(seeds) <= MOST_SEEDS:
+            raise UserError(f"seeds={seeds} must be a whole number of 1 to {MOST_SEEDS}: how many runs of each variant")
         finished = said.get("finished", "null") if "finished" in keys else "null"
         flags = [argument for argument in arguments if argument.startswith("-")]
         return cls(
@@ -110,6 +113,9 @@ class Asked:
         for seed in swept["seed"]:
             if not seed.isdecimal():
                 raise UserError(f"seed={seed} must be a whole number of at least 0, or several: seed=0,1,2")
+        for key, values in swept.items():
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise UserError(f"{key}={','.join(values)} names {twice[0]} twice: give each once")
         return [self.study.point(variant, int(seed), rest) for seed in swept["seed"] for variant in swept["variant"]]
 
 

@@ -108,7 +108,10 @@ class Study:
         """The training of one variant and seed, with what else the command line sets."""
         self.store()
         chosen = [f"experiment={self.experiment}", f"variant={variant}", f"seed={seed}"]
-        return self.of(variant, compose("train", [*chosen, *overrides]))
+        try:
+            return self.of(variant, compose("train", [*chosen, *overrides]))
+        except UserError as error:
+            raise UserError(f"variant={variant}: {error}") from error
 
     def of(self, variant: str, cfg: DictConfig) -> Point:
         """The training that a composed config is."""

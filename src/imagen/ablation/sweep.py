@@ -16,11 +16,15 @@ from imagen.ablation.prepare import prepare
 from imagen.ablation.processes import Processes
 from imagen.ablation.study import ALONE, Point, Study
 from imagen.build import run_config
+from imagen.build_check import check
 from imagen.cli import compose, explain
 from imagen.errors import UserError
 from imagen.evaluation.points import points_of
 from imagen.launching import are_several, is_first_process
 from imagen.slots import store_stages
+
+OF_THE_SWEEP = ("stages", "output_dir", "axes", "base_weights", "worker_index", "worker_count")
+"""Keys of ``evaluate.py`` that are no other measuring of the same points."""
 
 
 @contextmanager
@@ -41,6 +45,8 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     points = asked.points()
     finished = None if points[0].cfg.finished is None else Path(points[0].cfg.finished)
     kept = read_finished(study, finished).points
+    for point in points[: len(study.variants)]:
+        _check_training(point)
     _check_measuring(study, points[0])
     folder = study.folder(points[0].cfg.output_dir)
     if is_first_process():
@@ -54,7 +60,8 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     noted = failures(folder)
     failed = {point.name: noted[point.key] for point in points if point.key in noted}
     if is_first_process():
-        there = sum(point.key in kept or (point.evaluation / "report.json").is_file() for point in points)
+        done = [point for point in points if point.key in kept or (point.evaluation / "report.json").is_file()]
+        there = len([point for point in done if point.name not in failed])
         report = shlex.join(["python", "-m", "imagen.report", *asked.again(), *asked.own])
         print(f"{there} of {len(points)} points are there: {report}", flush=True)
     if failed:
@@ -64,7 +71,16 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _check_measuring(study: Study, point: Point) -> None:
-    """Compose the evaluation of a point that is to be trained yet. Raises: UserError if it does not compose."""
+    """Compose the evaluation of a point that is to be trained yet.
+
+    Raises: UserError if it does not compose, or ``measure`` has keys that are the ablation's own.
+    """
+    own = [one for one in point.cfg.measure if one.partition("=")[0] in OF_THE_SWEEP]
+    if own:
+        raise UserError(
+            f"measure={own[0]} is the sweep's own to set: leave it out; for other axes of sampling write a file of "
+            "your own in conf/ablation (docs/ablations.md)"
+        )
     stages = [*study.bases(point.cfg), point]
     store_stages([run_config(stage.cfg) for stage in stages])
     paths = json.dumps([str(stage.run.path) for stage in stages])
@@ -72,6 +88,14 @@ def _check_measuring(study: Study, point: Point) -> None:
         points_of(compose("evaluate", [f"stages={paths}", *study.measuring(point.cfg.measure)]))
     except HydraException as error:  # which is of another config than the script's own
         raise UserError(f"ablation={study.name} could not be measured: {explain(error, 'evaluate')}") from error
+
+
+def _check_training(point: Point) -> None:
+    """Raises: UserError naming the variant if parts of its config do not go together."""
+    try:
+        check(point.cfg)
+    except UserError as error:
+        raise UserError(f"variant={point.variant}: {error}") from error
 
 
 def evaluation_of(arguments: Sequence[str]) -> list[str]:

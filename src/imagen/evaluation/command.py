@@ -17,6 +17,7 @@ from imagen import build
 from imagen.cascade import Cascade
 from imagen.cli import compose
 from imagen.devices import own_device
+from imagen.errors import UserError
 from imagen.evaluation.gallery import Gallery
 from imagen.evaluation.ground import Ground
 from imagen.evaluation.page import write_page
@@ -67,6 +68,10 @@ def evaluate(cfg: DictConfig) -> Path:
     What is there already is not drawn or measured again. Of several processes each draws its share of the pictures,
     and the one that finds all of them there measures.
     """
+    if cfg.worker_index >= cfg.worker_count:
+        raise UserError(
+            f"worker_index={cfg.worker_index} must be less than worker_count={cfg.worker_count}: the first is worker 0"
+        )
     folder = make_folder(cfg.output_dir, "output_dir")
     assert isinstance(folder, Path)
     asked = {key: value for key, value in plain(cfg).items() if key not in PLACES}

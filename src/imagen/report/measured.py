@@ -90,5 +90,11 @@ def _row(study: Study, point: Point, cost: dict[str, Any], told: dict[str, Any])
         "drawn": int(told["drawn"]),
         "real": int(told["real"]),
         "sampling_seed": int(told["seed"]),
-        **{name: float(value) for name, value in told["metrics"].items()},
+        **{name: _finite(float(value)) for name, value in told["metrics"].items()},
     }
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"a figure is {value}")
+    return value
