@@ -161,7 +161,10 @@ def _picked(conf: Path, config_name: str) -> list[str]:
     return [group.rpartition("@")[2].lstrip("/") for group, option in picks if not option.startswith("trained")]
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # a tenth of the time, where yaml was built with it
+SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time, where yaml was built with it
+
+
+class _Loader(SafeLoader):
     """Takes ``1e-4`` for a number, as Hydra does; to YAML 1.1 it is text."""
 
 
