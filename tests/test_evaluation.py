@@ -189,7 +189,12 @@ def test_a_report_is_made_again_for_weights_that_were_missing_not_for_a_figure_t
     asked = {"stages": [str(weights)]}
     write_json(tmp_path / "report.json", {"points": [{**ROWS[0], "skipped": skipped}], "asked": asked})
     (tmp_path / "table.csv").touch()
+    values = tmp_path / ROWS[0]["name"] / "values.npz"
+    values.parent.mkdir()
+    np.savez(values, fd_pixel=np.ones(3))
     assert _is_current(tmp_path, asked) is current
+    values.write_bytes(values.read_bytes()[:100])
+    assert not _is_current(tmp_path, asked), "what figures are means of is damaged"
 
 
 def test_the_table_has_a_line_a_point(tmp_path):

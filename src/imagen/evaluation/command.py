@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from omegaconf import DictConfig
@@ -225,6 +226,7 @@ def _is_current(folder: Path, asked: dict[str, Any]) -> bool:
         return False
     # weights that were missing may be there by now; a figure that was not finite will not be
     lacking = any(row["skipped"].keys() - row["provenance"].keys() for row in there.get("points", []))
+    lacking |= not all(is_zipfile(folder / row["name"] / "values.npz") for row in there.get("points", []))
     return not newer and not lacking and there.get("asked") == json.loads(json.dumps(asked))
 
 
