@@ -2,7 +2,6 @@
 
 import csv
 import re
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,10 +152,6 @@ def test_a_gallery_of_other_settings_is_left_as_it_is(tmp_path):
     assert gallery(tmp_path).plan == gallery(tmp_path).plan != gallery(tmp_path, seed=8).plan
     with pytest.raises(UserError, match=r"holds pictures of other settings \(seed\)"):
         gallery(tmp_path, seed=8).begin()
-    moved = gallery(tmp_path)
-    moved = replace(moved, settings={**moved.settings, "stages": ["elsewhere"]})
-    moved.begin()
-    assert moved.decisive == gallery(tmp_path).decisive, "where the stages lie decides nothing"
 
 
 ROWS = [

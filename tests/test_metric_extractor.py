@@ -60,17 +60,15 @@ def clip(tmp_path_factory):
     return save_small_clip(tmp_path_factory.mktemp("clip"))
 
 
-@pytest.mark.parametrize("side", [16, 40])
-def test_clips_features_are_its_projected_embeddings(clip, side):
+def test_clips_features_are_its_projected_embeddings(clip):
     from transformers import CLIPModel
 
-    images = random_pictures(3, side)
+    images = random_pictures(3, 16)
     extractor = VisionTransformer(str(clip), 16, CLIP_MEAN, CLIP_STD)
     mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
     model = CLIPModel.from_pretrained(clip)
-    pixels = (resized_by_pillow(images, 16) - mean) / std
-    expected = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
-    torch.testing.assert_close(extractor(images), expected, rtol=1e-4, atol=1e-4)
+    expected = model.visual_projection(model.vision_model(pixel_values=(images / 255 - mean) / std).pooler_output)
+    torch.testing.assert_close(extractor(images), expected)
     assert extractor.num_features == 12
     assert extractor.identity()["resize"] == "bicubic 16"
 

@@ -47,14 +47,13 @@ def image_grid(
     for start in range(0, len(captions), columns_per_band):
         columns = slice(start, start + columns_per_band)
         bands.append(_band([row[columns] for row in rows], captions[columns], labels, cell, font, font_size))
-    width = max(band.width for band in bands)
+    width, line_height = max(band.width for band in bands), round(font_size * _LINE_SPACING)
     titles = wrap(_drawable(title), font, width) if title else []
-    top = _MARGIN + len(titles) * round(font_size * _LINE_SPACING) + (_GAP if titles else 0)
+    top = _MARGIN + len(titles) * line_height + (_GAP if titles else 0)
     height = top + sum(band.height + _BAND_GAP for band in bands) - _BAND_GAP + _MARGIN
     sheet = Image.new("RGB", (width + 2 * _MARGIN, height), _PAPER)
     for i, line in enumerate(titles):
-        place = (_MARGIN, _MARGIN + i * round(font_size * _LINE_SPACING))
-        ImageDraw.Draw(sheet).text(place, line, fill=_FAINT, font=font)
+        ImageDraw.Draw(sheet).text((_MARGIN, _MARGIN + i * line_height), line, fill=_FAINT, font=font)
     for band in bands:
         sheet.paste(band, (_MARGIN, top))
         top += band.height + _BAND_GAP

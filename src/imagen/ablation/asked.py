@@ -17,8 +17,8 @@ OF_THE_REPORT = ("finished", "wandb")
 SMALLEST = "demo"
 """The scale where none is said."""
 
-
 MOST_SEEDS = 1000
+"""More are a slip: their points alone would take minutes to list."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Asked:
     def of(cls, arguments: Sequence[str], keys: Sequence[str] = ()) -> "Asked":
         """``keys`` of the report's that are read here; the others stay overrides.
 
-        Raises: UserError if there is no such ablation or scale, ``seeds`` is no number of at least 1, or what the
+        Raises: UserError if there is no such ablation or scale, ``seeds`` is no number of 1 to 1000, or what the
         ablation says is said beside it. Without ``scale=`` it is the smallest.
         """
         said = {_key(argument): argument.partition("=")[2] for argument in arguments}

@@ -7,7 +7,8 @@ have in common: the experiments whose stages are trained, what comes before the 
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,8 @@ class Study:
         """The training of one variant and seed, with what else the command line sets."""
         self.store()
         chosen = [f"experiment={self.experiment}", f"variant={variant}", f"seed={seed}"]
-        try:
+        with naming(variant):
             return self.of(variant, compose("train", [*chosen, *overrides]))
-        except UserError as error:
-            raise UserError(f"variant={variant}: {error}") from error
 
     def of(self, variant: str, cfg: DictConfig) -> Point:
         """The training that a composed config is."""
@@ -135,6 +134,15 @@ class Study:
         """The overrides of ``train.py`` for a stage below."""
         placed = [override("output_dir", cfg.output_dir), override("data.root", cfg.data.root)]
         return [f"experiment={self.experiments[stage]}", *placed]
+
+
+@contextmanager
+def naming(variant: str) -> Iterator[None]:
+    """What is wrong with a variant names it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"variant={variant}: {error}") from error
 
 
 def read_study(name: str, scale: str) -> Study:

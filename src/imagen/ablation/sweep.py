@@ -14,7 +14,7 @@ from imagen.ablation.failures import failures
 from imagen.ablation.finished import read_finished
 from imagen.ablation.prepare import prepare
 from imagen.ablation.processes import Processes
-from imagen.ablation.study import ALONE, Point, Study
+from imagen.ablation.study import ALONE, Point, Study, naming
 from imagen.build import run_config
 from imagen.build_check import check
 from imagen.cli import compose, explain
@@ -34,8 +34,8 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     What the points need is made before, once; those of them that failed are listed after, and end with status 1. Of
     several processes that torchrun or srun has started the first prepares, and the others wait for it.
 
-    Raises: UserError if the ablation or the scale is none, the arguments are not a multirun's, or what is trained could
-    not be measured as they say.
+    Raises: UserError if the ablation or the scale is none, the arguments are not a multirun's, or what they say could
+    not be trained or measured.
     """
     asked = Asked.of(arguments)
     study = asked.study
@@ -45,8 +45,9 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     points = asked.points()
     finished = None if points[0].cfg.finished is None else Path(points[0].cfg.finished)
     kept = read_finished(study, finished).points
-    for point in points[: len(study.variants)]:
-        _check_training(point)
+    for variant, point in {point.variant: point for point in points}.items():
+        with naming(variant):
+            check(point.cfg)
     _check_measuring(study, points[0])
     folder = study.folder(points[0].cfg.output_dir)
     if is_first_process():
@@ -61,7 +62,7 @@ def as_multirun(arguments: Sequence[str]) -> Iterator[list[str]]:
     failed = {point.name: noted[point.key] for point in points if point.key in noted}
     if is_first_process():
         done = [point for point in points if point.key in kept or (point.evaluation / "report.json").is_file()]
-        there = len([point for point in done if point.name not in failed])
+        there = sum(point.name not in failed for point in done)
         report = shlex.join(["python", "-m", "imagen.report", *asked.again(), *asked.own])
         print(f"{there} of {len(points)} points are there: {report}", flush=True)
     if failed:
@@ -88,14 +89,6 @@ def _check_measuring(study: Study, point: Point) -> None:
         points_of(compose("evaluate", [f"stages={paths}", *study.measuring(point.cfg.measure)]))
     except HydraException as error:  # which is of another config than the script's own
         raise UserError(f"ablation={study.name} could not be measured: {explain(error, 'evaluate')}") from error
-
-
-def _check_training(point: Point) -> None:
-    """Raises: UserError naming the variant if parts of its config do not go together."""
-    try:
-        check(point.cfg)
-    except UserError as error:
-        raise UserError(f"variant={point.variant}: {error}") from error
 
 
 def evaluation_of(arguments: Sequence[str]) -> list[str]:

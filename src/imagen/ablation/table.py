@@ -88,8 +88,9 @@ def _rows_of(study: Study, path: Path, lines: Iterator[list[str]]) -> Iterator[R
         if len(cells) != len(columns):
             raise ValueError(f"{len(cells)} cells for {len(columns)} columns")
         named = dict(zip(columns, cells, strict=True))
-        of.add(f"{named['ablation']}-{named['scale']}")
-        if (named["ablation"], named["scale"]) == (study.name, study.scale):
+        name = f"{named['ablation']}-{named['scale']}"
+        of.add(name)
+        if name == study.full_name:
             if {*axes} != {*study.axes}:
                 there, wanted = (", ".join(some) or "no axes" for some in (axes, study.axes))
                 raise UserError(f"finished={path} is of {there}, and {study.full_name} of {wanted}: leave it out")

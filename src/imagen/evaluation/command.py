@@ -224,10 +224,11 @@ def _is_current(folder: Path, asked: dict[str, Any]) -> bool:
         there = json.loads(report.read_text(encoding="utf-8"))
     except ValueError:  # damaged: made anew of what is kept beside it
         return False
+    rows = there.get("points", [])
     # weights that were missing may be there by now; a figure that was not finite will not be
-    lacking = any(row["skipped"].keys() - row["provenance"].keys() for row in there.get("points", []))
-    lacking |= not all(is_zipfile(folder / row["name"] / "values.npz") for row in there.get("points", []))
-    return not newer and not lacking and there.get("asked") == json.loads(json.dumps(asked))
+    lacking = any(row["skipped"].keys() - row["provenance"].keys() for row in rows)
+    damaged = not all(is_zipfile(folder / row["name"] / "values.npz") for row in rows)
+    return not (newer or lacking or damaged) and there.get("asked") == json.loads(json.dumps(asked))
 
 
 def _timing(source: str) -> dict[str, Any]:

@@ -62,9 +62,8 @@ class Gallery:
         if not path.is_file():
             write_json(path, wanted)
             return
-        there = {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if key != "stages"}
-        wanted = self.decisive
-        if differing := [key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key)]:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if differing := [key for key in sorted(wanted) if there.get(key) != wanted[key]]:
             raise UserError(
                 f"{self.folder} holds pictures of other settings ({', '.join(differing)}): delete it, or choose "
                 "another output_dir"
@@ -86,11 +85,6 @@ class Gallery:
             ],
         }
         return json.loads(json.dumps(plan))
-
-    @property
-    def decisive(self) -> dict[str, Any]:
-        """What of the plan decides the pictures: not where the stages lie, whose weights it has by their hashes."""
-        return {key: value for key, value in self.plan.items() if key != "stages"}
 
     @cached_property
     def batches(self) -> list[range]:

@@ -112,7 +112,6 @@ class Ground:
     def identity(self) -> dict[str, Any]:
         """What of the stages decides the pictures."""
         return {
-            "stages": [str(source) for source in self.cfg.stages],
             "weights": self.checksums,
             "configs": [config_hash(weights.config) for weights in self.read],
         }

@@ -22,6 +22,9 @@ from imagen.files import atomic_write, write_json
 from imagen.metric.base import Metric, Subject
 from imagen.runs import plain
 
+DAMAGED = (ValueError, EOFError, BadZipFile)
+"""What ``read_values`` and json raise of a file that is not whole."""
+
 FORMAT = 3  # raise it when what a row holds changes: kept ones are then measured again
 
 
@@ -65,7 +68,7 @@ class Measuring:
         path = folder / "metrics.json"
         asked = {
             "format": FORMAT,
-            "pictures": [hashlib.sha256(json.dumps(one.decisive).encode()).hexdigest() for one in galleries],
+            "pictures": [hashlib.sha256(json.dumps(one.plan).encode()).hexdigest() for one in galleries],
             "kinds": hashlib.sha256("\n".join(self.kinds).encode()).hexdigest(),
             "metric": plain(point.cfg.metric),
             "reference": subject.reference.captioned_digest,
@@ -160,8 +163,14 @@ def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Told]:
     """
     try:
         return _read_kept(path, asked)
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile):
+    except (*DAMAGED, KeyError, TypeError, AttributeError):
         return {}
+
+
+def read_values(folder: Path) -> dict[str, Float[np.ndarray, " _"]]:
+    """What the figures of a point's folder are means of. Raises: OSError if it is not there, or of ``DAMAGED``."""
+    with (folder / "values.npz").open("rb") as file, np.load(file) as arrays:  # its own stays open if damaged
+        return dict(arrays.items())
 
 
 def _read_kept(path: Path, asked: dict[str, Any]) -> dict[str, Told]:
@@ -169,8 +178,7 @@ def _read_kept(path: Path, asked: dict[str, Any]) -> dict[str, Told]:
     same = {**row.get("asked", {}), "metric": None} == json.loads(json.dumps({**asked, "metric": None}))
     if not same or not (path.parent / "values.npz").is_file():
         return {}
-    with (path.parent / "values.npz").open("rb") as file, np.load(file) as arrays:  # its own stays open if damaged
-        values = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    values = {name: torch.from_numpy(array) for name, array in read_values(path.parent).items()}
     return {
         name: Told(
             {figure: row["metrics"][figure] for figure, metric in row["metric_of"].items() if metric == name},

@@ -19,6 +19,13 @@ class Interval:
     high: float | None
     n: int
 
+    @property
+    def bounds(self) -> str:
+        """The interval in words; '' without bounds."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{LEVEL:.0%} interval [{self.low:+.4g}, {self.high:+.4g}]"
+
 
 def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """``mean ± t((1 + level) / 2, n - 1) s / sqrt(n)``, for values that are independent and about normal.

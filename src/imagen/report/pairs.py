@@ -1,9 +1,7 @@
 """Two trained networks compared place by place: what one seed can tell, and no more."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +10,7 @@ from imagen.ablation.study import Study
 from imagen.ablation.table import place_of
 from imagen.errors import UserError
 from imagen.evaluation.paired import paired_difference
+from imagen.evaluation.rows import DAMAGED, read_values
 from imagen.report.contrast import Contrast, places_of
 from imagen.report.intervals import Interval, interval
 from imagen.report.measured import Measured
@@ -42,17 +41,8 @@ def _mean(
     """A metric's values, place by place, as means over all points with these settings."""
     wanted = set(places_of(study, settings))
     folders = {place_of(study, row): one.folder(row) for one in measured for row in one.rows}
-    found = [values for place in wanted if place in folders for values in _values(folders[place], metric)]
-    alike = len(found) == len(wanted) and len({len(values) for values in found}) == 1
-    return np.mean(found, axis=0) if alike else None
-
-
-def _values(folder: Path, metric: str) -> Iterator[Float[np.ndarray, " n"]]:
-    """One array, none where it is not kept or damaged."""
     try:
-        with (folder / "values.npz").open("rb") as file, np.load(file) as arrays:
-            found = arrays.get(metric)
-    except (OSError, ValueError, EOFError, BadZipFile):
-        return
-    if found is not None:
-        yield found.astype(np.float64)
+        found = [read_values(folders[place])[metric].astype(np.float64) for place in wanted]
+    except (*DAMAGED, KeyError, OSError):  # of a run that is elsewhere, or of a figure that is no mean, there are none
+        return None
+    return np.mean(found, axis=0) if len({len(values) for values in found}) == 1 else None

@@ -26,7 +26,7 @@ Expected = str | Mapping[str, float]
 class Judged:
     """One contrast, the differences by seed, and what their interval says; ``missing`` has a reason a seed.
 
-    ``alone`` is the interval over pictures of the two networks of one seed, where there is but one.
+    ``alone`` is the interval over places of the two networks of one seed, where there is but one.
     """
 
     contrast: str
@@ -42,10 +42,7 @@ class Judged:
         """The mean difference and its interval in words."""
         if self.interval is None:
             return "no figure"
-        if self.interval.low is None or self.interval.high is None:
-            return f"{self.interval.mean:+.4g}"
-        bounds = f"[{self.interval.low:+.4g}, {self.interval.high:+.4g}]"
-        return f"{self.interval.mean:+.4g}, {LEVEL:.0%} interval {bounds}"
+        return ", ".join(filter(None, (f"{self.interval.mean:+.4g}", self.interval.bounds)))
 
     @property
     def seeds(self) -> str:
@@ -59,10 +56,7 @@ class Judged:
     @property
     def of_these(self) -> str:
         """The interval of the two networks of one seed; '' where there is none."""
-        if self.alone is None or self.alone.low is None or self.alone.high is None:
-            return ""
-        bounds = f"[{self.alone.low:+.4g}, {self.alone.high:+.4g}]"
-        return f"of these networks alone, over {self.alone.n} places, {LEVEL:.0%} interval {bounds}"
+        return f"of these networks alone, over {self.alone.n} places, {self.alone.bounds}" if self.alone else ""
 
     @property
     def sentence(self) -> str:
