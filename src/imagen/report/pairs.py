@@ -39,10 +39,9 @@ def _mean(
     study: Study, measured: Sequence[Measured], metric: str, settings: Mapping[str, Any]
 ) -> Float[np.ndarray, " n"] | None:
     """A metric's values, place by place, as means over all points with these settings."""
-    wanted = set(places_of(study, settings))
     folders = {place_of(study, row): one.folder(row) for one in measured for row in one.rows}
     try:
-        found = [read_values(folders[place])[metric].astype(np.float64) for place in wanted]
+        found = [read_values(folders[place])[metric].astype(np.float64) for place in places_of(study, settings)]
     except (*DAMAGED, KeyError, OSError):  # of a run that is elsewhere, or of a figure that is no mean, there are none
         return None
     return np.mean(found, axis=0) if len({len(values) for values in found}) == 1 else None
