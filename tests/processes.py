@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 @contextmanager
 def running(command: list[str], cwd: Path, log: Path, **environment: str) -> Iterator[subprocess.Popen]:
     """``python *command`` in a session of its own, as a scheduler starts it; what it says goes to ``log``."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **environment}
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, *command], cwd=cwd, env=variables, stdout=file, stderr=file, start_new_session=True
@@ -50,7 +50,7 @@ def train_on_two_ranks(trainings: list[list[str]], folder: Path, seconds: float 
         "    train(compose('train', overrides))\n"
     )
     said, statuses = on_two_ranks([[str(script), json.dumps(trainings)]] * 2, folder, seconds)
-    assert statuses == [0, 0], "\n".join(said)
+    assert statuses == [0, 0], "\n".join([*said, f"statuses: {statuses}"])
     return said
 
 

@@ -21,6 +21,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
 from imagen.errors import UserError
+from imagen.gloo import one_thread_a_group
 
 Found = TypeVar("Found")
 
@@ -50,7 +51,8 @@ def start_processes(trainer: lightning.Trainer) -> None:
         raise UserError("trainer.strategy starts its processes from within Python: take trainer=ddp or trainer=fsdp2")
     trainer.strategy.connect(lightning.LightningModule())  # which some ask for; the fit brings the true one
     setup = trainer.strategy.setup_environment
-    setup() if launcher is None else launcher.launch(setup)
+    with one_thread_a_group():
+        setup() if launcher is None else launcher.launch(setup)
     atexit.unregister(_leave)
     atexit.register(_leave)
 
