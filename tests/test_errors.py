@@ -1,6 +1,6 @@
 import pytest
 
-from imagen.errors import GoneError, UserError
+from imagen.errors import GoneError, UserError, first_line
 
 
 def test_a_users_error_can_be_caught_as_a_value_error():
@@ -10,3 +10,8 @@ def test_a_users_error_can_be_caught_as_a_value_error():
 
 def test_another_process_that_is_gone_is_told_to_the_user():
     assert issubclass(GoneError, UserError)
+
+
+def test_of_what_an_error_says_the_first_line_is_taken():
+    assert first_line(RuntimeError("size mismatch\n\tfor a")) == "size mismatch"
+    assert first_line(EOFError()) == "EOFError"

@@ -133,6 +133,19 @@ def test_what_is_missing_is_said_in_a_sentence(tmp_path):
         Inception(str(tmp_path / "weights.pth"), "legacy")
 
 
+@pytest.mark.parametrize("content", [b"", b"weights", b"\x80\x02cos\nsystem\n."])
+def test_a_file_that_holds_no_network_is_refused_in_a_sentence(tmp_path, monkeypatch, content):
+    """Read as torch-fidelity reads it, which is not installed with the tests."""
+
+    def read(name: str, features: list[str], path: str, antialias: bool) -> None:
+        torch.load(path)
+
+    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", read)
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"weights=\S+ is no Inception network, or damaged \(.+\): give the file"):
+        Inception(str(tmp_path / "weights.pth"), "clean")
+
+
 def test_pillows_resize_filters_before_it_shrinks():
     stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(32).expand(1, 3, 64, 64)
     small = pillow_bicubic(stripes, 16).float()

@@ -1,10 +1,8 @@
 """The figure draws the means of the rows, along the axis asked for, with words that cover each other nowhere."""
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -12,7 +10,6 @@ from imagen.ablation.study import Point, read_study
 from imagen.report import figure as figure_file
 from imagen.report.directions import directions_of, on_axis
 from imagen.report.figure import draw, save_figure
-from imagen.report.labels import Words, place
 from imagen.report.lines import Spread, label_of, lines_of, pair_of, pareto, spread
 from imagen.report.measured import Measured
 from imagen.runs import RunFolder
@@ -122,22 +119,6 @@ def test_without_figures_there_is_none(study, tmp_path):
     (tmp_path / "figure.png").touch()
     assert save_figure(study, [{"variant": "a", "seed": 0, WEIGHT: 1, **BASIC}], [], tmp_path) == ""
     assert list(tmp_path.iterdir()) == []
-
-
-def test_words_cover_neither_each_other_nor_the_points():
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4))
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    points = np.random.default_rng(0).random((20, 2))
-    axes.scatter(*points.T)
-    figure.draw_without_rendering()
-    place(axes, [Words(f"no {i}", [tuple(map(float, at))], {"fontsize": 8}) for i, at in enumerate(points)], points)
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
-    assert not any(box.contains(*at) for box in boxes for at in axes.transData.transform(points))
 
 
 def test_which_way_is_better_is_what_the_metric_said():

@@ -19,7 +19,7 @@ from imagen.build_check import check
 from imagen.callback import Checkpoint, Guard
 from imagen.checkpoints import remove_partial
 from imagen.devices import machine_name
-from imagen.errors import GoneError, UserError
+from imagen.errors import GoneError, UserError, first_line
 from imagen.faults import Rollback, read_rollbacks, training_seed
 from imagen.launching import check_same, check_shared, is_first_process, start_processes, told_by_first
 from imagen.lightning_module import DiffusionModule
@@ -197,7 +197,7 @@ def _naming_the_others(trainer: lightning.Trainer) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if trainer.world_size > 1 and any(name in str(error).lower() for name in ("gloo", "nccl")):
-            reason = re.sub(r"^\[\S+\] |\. .*", "", str(error).strip().splitlines()[0])
+            reason = re.sub(r"^\[\S+\] |\. .*", "", first_line(error))
             raise GoneError(
                 f"another process of this training has ended or no longer answers ({reason}): see what it said; "
                 "the same command goes on from the newest checkpoint"

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from imagen.files import atomic_write
+from imagen.plot_words import Words, place, stretch
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +85,23 @@ def write_curve(rows: Sequence[dict[str, Any]], path: Path) -> None:
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         lines.setdefault(tuple(row["point"][key] for key in others), []).append(row)
+    words: list[Words] = []
+    obstacles: list[tuple[float, float]] = []
     for values, line in lines.items():
-        x, y = ([row["metrics"][name] for row in line] for name in pair[::-1])
+        at = [(row["metrics"][pair[1]], row["metrics"][pair[0]]) for row in line]
         label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in zip(others, values, strict=True))
-        plot.plot(x, y, marker="o", label=label or None)
-        for row, at in zip(line, zip(x, y, strict=True), strict=True):
-            plot.annotate(str(row["point"][axis]), at, textcoords="offset points", xytext=(4, 4), fontsize=8)
+        (drawn,) = plot.plot(*zip(*at, strict=True), marker="o", label=label or None)
+        style = {"fontsize": 8, "color": drawn.get_color()}
+        words += [Words(str(row["point"][axis]), [where], style) for row, where in zip(line, at, strict=True)]
+        obstacles += stretch(at)
     better = rows[0]["directions"]
     y, x = (f"{name} ({better[name]} is better)" for name in pair)
     plot.set(xlabel=x, ylabel=y, title=f"along {axis}")
     plot.grid(alpha=0.3)
+    plot.margins(0.12)  # where words find room
     if others:
         plot.legend()
+    figure.draw_without_rendering()
+    place(plot, words, np.array(obstacles, dtype=float))
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

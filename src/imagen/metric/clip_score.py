@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from imagen.errors import UserError
+from imagen.errors import UserError, first_line
 from imagen.metric.base import Direction, PictureMetric
 from imagen.metric.extractor import CLIP_MEAN, CLIP_STD, to_square
 from imagen.metric.pictures import Pictures
@@ -81,7 +81,7 @@ def load_clip(path: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"path={path} is no CLIP that can be loaded ({str(error).splitlines()[0]}): give a model's name on the "
+            f"path={path} is no CLIP that can be loaded ({first_line(error)}): give a model's name on the "
             "hub, or a folder that holds its config.json, model.safetensors and tokenizer"
         ) from error
     return model.requires_grad_(False).eval(), tokenizer

@@ -8,6 +8,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from imagen.errors import UserError
+from imagen.errors import UserError, first_line
 from imagen.metric.pictures import Pictures
 from imagen.runs import checksum
 
@@ -97,7 +98,7 @@ class Inception(Extractor):
     num_features = 2048
 
     def __init__(self, weights: str | None, resize: str) -> None:
-        """Raises: UserError if ``resize`` is none of these, or torch-fidelity or the file is missing."""
+        """Raises: UserError if ``resize`` is none of these, torch-fidelity or the file is missing, or it is damaged."""
         super().__init__()
         if resize not in RESIZES:
             raise UserError(f"resize={resize} is not a way to 299 px: give one of {', '.join(RESIZES)}")
@@ -120,6 +121,11 @@ class Inception(Extractor):
         except OSError as error:
             raise UserError(
                 f"the Inception network's weights cannot be downloaded ({error}): give weights=, the file "
+                "weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release"
+            ) from error
+        except (RuntimeError, AttributeError, EOFError, UnpicklingError) as error:
+            raise UserError(
+                f"weights={weights} is no Inception network, or damaged ({first_line(error)}): give the file "
                 "weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release"
             ) from error
 
@@ -177,7 +183,7 @@ def load_vision_model(path: str) -> nn.Module:
         network: Any = AutoModel.from_pretrained(path, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"path={path} is no vision model that can be loaded ({str(error).splitlines()[0]}): give a model's name on "
+            f"path={path} is no vision model that can be loaded ({first_line(error)}): give a model's name on "
             "the hub, or a folder that holds its config.json and model.safetensors"
         ) from error
     return network.requires_grad_(False).eval()

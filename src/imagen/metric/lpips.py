@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from imagen.errors import UserError
+from imagen.errors import UserError, first_line
 from imagen.metric.base import Subject
 from imagen.metric.enlargement import EnlargementMetric
 from imagen.ranges import Count
@@ -111,8 +111,8 @@ def load_alexnet(weights: str | None) -> nn.Sequential:
     except OSError as error:
         where = "cannot be downloaded" if weights is None else f"cannot be read from weights={weights}"
         raise UserError(f"AlexNet's weights {where} ({error}): {remedy}") from error
-    except (RuntimeError, AttributeError, UnpicklingError) as error:
-        raise UserError(f"weights={weights} is no AlexNet ({str(error).splitlines()[0]}): {remedy}") from error
+    except (RuntimeError, AttributeError, EOFError, UnpicklingError) as error:
+        raise UserError(f"weights={weights} is no AlexNet ({first_line(error)}): {remedy}") from error
     return network
 
 

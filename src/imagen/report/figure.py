@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +10,8 @@ import numpy as np
 from imagen.ablation.study import Study
 from imagen.ablation.table import COST, Row
 from imagen.files import atomic_write
+from imagen.plot_words import Words, place, stretch
 from imagen.report.directions import Directions, called, directions_of, on_axis
-from imagen.report.labels import Words, place
 from imagen.report.lines import TIME, Line, along, curves_of, lines_of, pair_of, pareto
 from imagen.report.measured import Measured
 
@@ -142,11 +141,10 @@ def _put_words(axes: Any, lines: Sequence[Line], *, values: bool) -> None:
         )
         labels.append(Words(line.label, [at[-1], at[0], *at[1:-1]], bold))
         numbers += [Words(mark.at, [where], small) for mark, where in zip(line.marks, at, strict=True)]
-        obstacles += [*at, *at, *at]  # a mark is larger than a place on the line
+        obstacles += stretch(at)
         for mark in line.marks:
             obstacles += [(x, mark.y.mean) for x in np.linspace(mark.x.low, mark.x.high, 7)]
             obstacles += [(mark.x.mean, y) for y in np.linspace(mark.y.low, mark.y.high, 7)]
-        obstacles += [tuple(np.add(a, t * np.subtract(b, a))) for a, b in pairwise(at) for t in np.linspace(0, 1, 15)]
     place(axes, [*labels, *(numbers if values else [])], np.array(obstacles, dtype=float))
 
 

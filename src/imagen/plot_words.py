@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,14 @@ class Words:
     text: str
     at: Sequence[tuple[float, float]]
     style: dict[str, Any]
+
+
+def stretch(at: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Obstacles: the points that a line joins, and others between them. A point's mark is larger than a place on it."""
+    between = [
+        (a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])) for a, b in pairwise(at) for t in np.linspace(0, 1, 15)
+    ]
+    return [*at, *at, *at, *between]
 
 
 def place(axes: Any, words: Sequence[Words], obstacles: Float[np.ndarray, "n 2"]) -> None:
