@@ -166,18 +166,20 @@ def test_losses_that_are_no_numbers(tmp_path: Path, ranks: int):
     assert json.loads(run.done.read_text())["step"] == 12
 
 
-def test_a_rank_that_dies(tmp_path: Path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_rank_that_dies(tmp_path: Path, how: signal.Signals):
     command, log = [*TOY, *TWO, f"output_dir={tmp_path / 'outputs'}", "max_steps=100000"], tmp_path / "log"
-    with under_way(command, tmp_path / "outputs", log) as process:
+    with under_way(command, tmp_path / "outputs", log, PYTHONFAULTHANDLER="") as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         (rank,) = [int(child) for child in children if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
-        os.kill(rank, signal.SIGKILL)
+        os.kill(rank, how)
         died = time.monotonic()
         status = process.wait(LONGEST)
         print(f"the other rank ended {time.monotonic() - died:.1f} s later")
     assert status == 1, log.read_text()
     (sentence,) = errors(log.read_text())
     assert "another process of this training has ended or no longer answers" in sentence
+    assert ("Fatal Python error: Segmentation fault" in log.read_text()) == (how == signal.SIGSEGV)
     check_resumable(only_run(tmp_path / "outputs"), 1)
 
 

@@ -1,11 +1,13 @@
 """The processes of a training as they begin: all with the same config and from the same state, or none."""
 
 import atexit
+import faulthandler
 import hashlib
 import json
 import os
 import shlex
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,6 +48,8 @@ def start_processes(trainer: lightning.Trainer) -> None:
     """
     if trainer.world_size == 1:
         return
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)  # one that a signal ends says where: the others know only that it is gone
     launcher = trainer.strategy.launcher
     if launcher is not None and not isinstance(launcher, _SubprocessScriptLauncher):
         raise UserError("trainer.strategy starts its processes from within Python: take trainer=ddp or trainer=fsdp2")
