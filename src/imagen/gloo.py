@@ -29,9 +29,9 @@ def one_thread_a_group() -> Iterator[None]:
     """Within it, ``torch.distributed`` makes its gloo groups with one thread each.
 
     A group of torch 2.13 has two, and each writes the name of the collective it ended to a string that both share,
-    without a lock. "ALLGATHER_COALESCED", by which sharded tensors are gathered, is too long to lie in the string itself:
-    where two end at once the heap is damaged, and the process dies without a word. torch takes no options for gloo, so
-    the class it makes groups of is another meanwhile.
+    without a lock. "ALLGATHER_COALESCED", by which sharded tensors are gathered, is too long to lie in the string
+    itself: where two end at once the heap is damaged, and the process dies without a word. torch takes no options for
+    gloo, so the class it makes groups of is another meanwhile.
     """
     if not distributed_c10d.is_gloo_available():
         yield
