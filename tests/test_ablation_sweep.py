@@ -1,5 +1,6 @@
 """Sweeps: what Hydra is given, what is prepared, and what becomes of points that fail, are done, or are another's."""
 
+import errno
 import itertools
 import json
 import shutil
@@ -233,6 +234,18 @@ def test_a_point_that_fails_is_noted_and_the_sweep_goes_on(at_a_point, monkeypat
     run.run_point(cfg)
     assert done[-1] == "again"
     assert failures(study.folder(cfg.output_dir)) == {}
+
+
+def test_a_point_for_which_there_is_no_room_says_so_without_a_traceback(at_a_point, monkeypatch, capsys, caplog):
+    cfg, study, _ = at_a_point
+    full = OSError(errno.ENOSPC, "No space left on device", "step_000000020.ckpt")
+    monkeypatch.setattr(run, "train", lambda cfg: (_ for _ in ()).throw(full))
+    run.run_point(cfg)
+    (failed,) = failures(study.folder(cfg.output_dir)).values()
+    assert failed["error"] == (
+        "step_000000020.ckpt cannot be used: No space left on device: make room and run the same command again"
+    )
+    assert caplog.text == ""
 
 
 def test_a_stopped_point_stops_the_sweep(at_a_point, monkeypatch):

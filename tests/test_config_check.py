@@ -147,6 +147,12 @@ def test_an_option_put_in_a_slots_place_shows_how_to_pick_it():
         check_values(cfg, CONF, "sample")
 
 
+def test_a_file_that_is_no_yaml_is_named_with_the_place(tmp_path):
+    (tmp_path / "a.yaml").write_text("figure: 1\ntoy: {variants: [a\n")
+    with pytest.raises(UserError, match=r"a\.yaml is not YAML at line 3, column 1: .*expected ',' or ']'"):
+        read_yaml(tmp_path / "a.yaml")
+
+
 def test_a_file_has_the_numbers_of_the_command_line(tmp_path):
     said = ["1e-4", "-2E5", "3.0e-4", "7", "1e", "e5", "'1e-4'", "1e-4x"]
     (tmp_path / "a.yaml").write_text("".join(f"k{i}: {value}\n" for i, value in enumerate(said)))

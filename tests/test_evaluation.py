@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
 from pictures import of_one_colour
 from PIL import Image
 from small_set import ENCODER
@@ -236,6 +237,13 @@ def test_the_page_says_what_is_missing_and_trusts_no_caption(tmp_path):
     assert 'title="n = 2">0.25<' in page
     assert "<th>fd_pixel ↓</th><th>retrieval_top10 ↑</th>" in page
     assert not re.findall(r"(?:https?:)?//(?!\S+</)", page)  # nothing is fetched from anywhere
+
+
+@pytest.mark.parametrize("stages", ["outputs/toy/run", []])
+def test_stages_are_a_list(stages):
+    cfg = DictConfig({"stages": stages})
+    with pytest.raises(UserError, match=r"is not a list of run folders or \.safetensors files, base first"):
+        Ground(cfg, torch.device("cpu"))
 
 
 def test_stages_and_lowres_must_suit_each_other(monkeypatch):

@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 from imagen.errors import UserError
-from imagen.files import atomic_write, make_folder, write_json
+from imagen.files import atomic_write, make_folder, read_json, write_json
 
 
 def test_a_file_arrives_whole(tmp_path):
@@ -104,6 +104,15 @@ def test_the_error_of_a_full_disk_names_the_file(tmp_path, how):
     assert said[0] == str(errno.EFBIG)
     assert said[1] == str(path) or (how == "in_a_bucket" and said[1].startswith(tempfile.gettempdir()))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b""])
+def test_a_json_file_that_is_damaged_is_named_with_the_remedy(tmp_path, content):
+    write_json(tmp_path / "a.json", {"key": 1})
+    assert read_json(tmp_path / "a.json", "") == {"key": 1}
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.json is damaged: delete it, and wait"):
+        read_json(tmp_path / "a.json", "wait")
 
 
 def test_a_folder_that_cannot_be_made_names_its_argument(tmp_path):

@@ -258,6 +258,7 @@ def test_two_raters_of_one_name_are_told(lab_like, tmp_path, caplog):
     ("change", "message"),
     [
         ("not json", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "is not what the page saves"),
         ({"format": "another"}, "is not what the page saves"),
         ({"study": "0123"}, "is of the study '0123', not of"),

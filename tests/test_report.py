@@ -221,6 +221,33 @@ def test_pictures_that_are_gone_are_told(sweep, capsys):
     assert "cannot be shown" in (folder / "report.html").read_text()
 
 
+def test_a_picture_that_is_damaged_is_told_with_what_draws_it_again(sweep, capsys):
+    evaluation = point(sweep, "layers_0", 0).evaluation
+    picture = next((evaluation / "weight-1" / "shown").rglob("*.png"))
+    picture.write_bytes(picture.read_bytes()[:60])
+    write_report(asked(ROOT, *TWO))
+    out = capsys.readouterr().out
+    assert f"picture {picture} cannot be read" in out
+    assert f"delete that folder and {evaluation / 'report.json'}, and the sweep's command draws them again" in out
+    assert "and it is drawn again" not in out
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [("{", "is damaged"), ("{}", "is of another"), ('{"step": 1}', "is of an")]
+)
+def test_the_file_of_a_run_that_is_damaged_is_the_one_to_be_deleted(sweep, content, why):
+    done = point(sweep, "layers_0", 0).run.done
+    done.write_text(content)
+    (missing,) = gather(asked(ROOT, *TWO)).missing
+    assert missing.why.startswith(f"{done} {why}")
+    assert missing.why.endswith(": delete it, and the training's command writes it again")
+
+
+def test_another_seed_is_no_stray(sweep):
+    found = gather(asked(ROOT, "variant=layers_0,layers_6", "seed=0"))
+    assert found.strays == []
+
+
 def test_a_metric_that_was_measured_in_two_ways_is_told(sweep):
     path = point(sweep, "layers_0", 0).evaluation / "report.json"
     path.write_text(path.read_text().replace('"resize": "none"', '"resize": "clean"'))

@@ -80,6 +80,26 @@ def test_an_emptied_config_is_told(tmp_path):
         read_config(tmp_path / "run")
 
 
+@pytest.mark.parametrize("content", ["a: [1", "a: b: c", "[1]", "\t"])
+def test_a_damaged_config_is_told(tmp_path, content):
+    folder = RunFolder(tmp_path / "run")
+    folder.start(CONFIG)
+    folder.config.write_text(content)
+    with pytest.raises(UserError, match=r"run' is damaged.*: its config.yaml"):
+        read_config(tmp_path / "run")
+
+
+def test_a_runs_summary_is_what_it_finished_with(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.summary() == {}
+    folder.finish({"step": 3, "seconds": 1.5, "seconds_per_step": 0.5})
+    assert folder.summary() == {"step": 3, "seconds": 1.5, "seconds_per_step": 0.5}
+    for content, said in (('{"step"', "is damaged"), ("[]", "is damaged"), ('{"step": 3}', "is of another version")):
+        folder.done.write_text(content)
+        with pytest.raises(UserError, match=rf"done\.json {said}: delete it, and the training's command"):
+            folder.summary()
+
+
 def test_an_unfinished_run_gives_the_average_of_its_newest_checkpoint(tmp_path):
     folder = RunFolder(tmp_path)
     folder.checkpoints.mkdir()

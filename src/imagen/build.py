@@ -1,6 +1,6 @@
 """Configs become objects here: what is trained, and what was trained, rebuilt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -175,6 +175,13 @@ def _rebuilt(cfg: DictConfig, weights: Weights, name: str) -> Denoiser:
     return Denoiser(network, instantiate(cfg.parameterization))
 
 
+def sources_of(stages: object) -> list[str]:
+    """Where ``stages`` lie. Raises: UserError if it is no list, or an empty one."""
+    if isinstance(stages, str | Path) or not isinstance(stages, Iterable) or not (found := [*map(str, stages)]):
+        raise UserError(f"stages={stages} is not a list of run folders or .safetensors files, base first")
+    return found
+
+
 def load_cascade(
     stages: Sequence[str | Path],
     *,
@@ -194,11 +201,9 @@ def load_cascade(
 
     Raises: UserError if a stage is missing or damaged, the stages do not chain, or the encoder is not the runs'.
     """
-    if isinstance(stages, str | Path) or not stages:
-        raise UserError(f"stages={stages} is not a list of run folders or .safetensors files, base first")
+    stages = sources_of(stages)
     if precision not in (None, "bf16", "fp32"):
         raise UserError(f"precision={precision} must be bf16, fp32 or null, as each stage was trained")
-    stages = [str(source) for source in stages]
     read = [read_weights(source) for source in stages]
     for weights, source in zip(read, stages, strict=True):
         _check_whole(weights, source)

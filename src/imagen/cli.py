@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -223,8 +223,8 @@ class one_sentence:
             sys.exit(f"error: {error}")
         if isinstance(error, MissingMandatoryValue):
             sys.exit(f"error: {error.full_key} is missing; give it as {error.full_key}=...")
-        if isinstance(error, OSError) and (error.errno in OF_THE_DISK or isinstance(error, FileNotFoundError)):
-            sys.exit(f"error: {_of_the_disk(error)}")
+        if is_of_the_disk(error):
+            sys.exit(f"error: {of_the_disk(error)}")
         if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
             sys.exit("error: a group takes the name of an option, or a list of them: not null, a number or a mapping")
         if isinstance(error, RuntimeError) and str(error).startswith('Could not detect "srun"'):
@@ -234,7 +234,13 @@ class one_sentence:
             sys.exit(f"error: {explain(error, self.config_name)}")
 
 
-def _of_the_disk(error: OSError) -> str:
+def is_of_the_disk(error: BaseException | None) -> TypeGuard[OSError]:
+    """Whether the machine is at fault, not the program."""
+    return isinstance(error, OSError) and (error.errno in OF_THE_DISK or isinstance(error, FileNotFoundError))
+
+
+def of_the_disk(error: OSError) -> str:
+    """The file, what is wrong with its disk and, where that helps, to make room."""
     number = error.errno or errno.ENOENT
     named = error.filename or ("a file" if error.errno else error)  # a bucket's error is the name alone
     remedy = ": make room and run the same command again" if number in NO_ROOM else ""

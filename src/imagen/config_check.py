@@ -17,7 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
-from imagen.errors import UserError
+from imagen.errors import UserError, first_line
 from imagen.ranges import Range
 from imagen.targets import find_target
 
@@ -172,7 +172,12 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[e
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path} is not YAML{where}: {getattr(error, 'problem', None) or first_line(error)}") from error
 
 
 def _check_declared(cfg: DictConfig, declared: dict[str, Any], prefix: str) -> None:

@@ -155,6 +155,17 @@ def write_json(path: str | Location, value: Any, *, allow_nan: bool = True) -> N
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def read_json(path: Path, again: str) -> dict[str, Any]:
+    """The keys of a JSON file; ``again`` says how the file comes to be anew. Raises: UserError if it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # neither JSON nor UTF-8
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged: delete it, and {again}")
+    return found
+
+
 def write_array(path: str | Location, array: np.ndarray) -> None:
     """Write ``array`` as ``.npy``, whole or not at all."""
     content = io.BytesIO()  # NumPy's own error does not say that the disk is full

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from yaml import YAMLError
 
 from imagen.checkpoints import check_whole, read_checkpoint
 from imagen.errors import UserError
-from imagen.files import atomic_write, disk_errors, make_folder, write_json
+from imagen.files import atomic_write, disk_errors, make_folder, read_json, write_json
 from imagen.hold import hold
 
 if TYPE_CHECKING:  # whoever reads a run's weights need not wait for Lightning
@@ -170,6 +172,16 @@ class RunFolder:
         """Write ``done.json``, the last file of a run: whoever sees it sees a whole run."""
         write_json(self.done, summary)
 
+    def summary(self) -> dict[str, Any]:
+        """What ``finish`` wrote; nothing of a run that is not finished. Raises: UserError if it is damaged."""
+        if not self.done.is_file():
+            return {}
+        again = "the training's command writes it again"
+        found = read_json(self.done, again)
+        if not {"step", "seconds", "seconds_per_step"} <= found.keys():
+            raise UserError(f"{self.done} is of another version: delete it, and {again}")
+        return found
+
 
 @dataclass
 class Weights:
@@ -252,10 +264,13 @@ def read_config(source: str | Path) -> dict[str, Any]:
     """The config of a stage, without its weights where it can be had without. Raises: UserError if it is damaged."""
     config = RunFolder(Path(source)).config
     if config.is_file():
-        found: dict[str, Any] = plain(OmegaConf.load(config))  # type: ignore[arg-type]
-        if "name" not in found:
+        try:
+            found = OmegaConf.load(config)
+        except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+            raise UserError(f"stage '{source}' is damaged: its config.yaml cannot be read as YAML") from error
+        if not isinstance(found, DictConfig) or "name" not in found:
             raise UserError(f"stage '{source}' is damaged, or of another version: its config.yaml has no name")
-        return found
+        return plain(found)
     return read_weights(source).config
 
 

@@ -17,6 +17,7 @@ from imagen.ablation.finished import read_finished
 from imagen.ablation.processes import PATIENCE, Processes
 from imagen.ablation.run_lock import run_lock
 from imagen.ablation.study import Point, Study, study_named
+from imagen.cli import is_of_the_disk, of_the_disk
 from imagen.errors import GoneError, UserError
 from imagen.files import make_folder
 from imagen.hold import hold
@@ -117,6 +118,8 @@ def _error(point: Point, processes: Processes, step: Callable[[], object]) -> st
     except GoneError:
         raise
     except Exception as error:
+        if is_of_the_disk(error):
+            return of_the_disk(error)
         if not isinstance(error, UserError):
             log.exception("%s failed", point.name)
         return str(error) or type(error).__name__

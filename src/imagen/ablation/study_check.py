@@ -1,5 +1,6 @@
 """What a file in ``conf/ablation`` may say: its keys, what each takes, and contrasts of what it has."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,11 @@ OF_A_PLOT = {"x": str, "y": str}
 OF_A_VERDICT = {"metric": str, "expected": str | dict, "contrast": list[dict]}
 OF_A_CONTRAST = {"of": dict, "less": dict, "at": str | None}
 
+OF_THE_SWEEP = frozenset(
+    ("seed", "name", "output_dir", "sweep", "experiment", "variant", "measure", "finished", "resume")
+)
+"""Keys of ``train.py`` by which a point is found, that no variant has."""
+
 
 def check_file(said: Any, where: str, scale: str, scales: Sequence[str]) -> None:
     """Check the keys of an ablation's file, called ``where``, and of what it says for one scale.
@@ -40,11 +46,23 @@ def check_file(said: Any, where: str, scale: str, scales: Sequence[str]) -> None
     for key, kind in (("variants", dict), ("axes", list)):  # whose keys are names of one's own
         entries = own.get(key) or {}
         check_keys(entries, dict.fromkeys(entries, kind), f"{at}.{key}")
+    _check_variants(own.get("variants") or {}, f"{at}.variants")
     if own.get("plot") is not None:
         check_keys(own["plot"], OF_A_PLOT, f"{at}.plot")
     check_keys(own["verdict"], OF_A_VERDICT, f"{at}.verdict")
     for one in own.get("also") or []:
         check_keys({"contrast": own["verdict"]["contrast"], **one}, OF_A_VERDICT, f"{at}.also")
+
+
+def _check_variants(variants: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """They become choices on a command line, and differ in what they set."""
+    for name, settings in variants.items():
+        if not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
+            raise UserError(f"{where}: {name!r} is no name for a command line: take letters, digits and . _ + - alone")
+        if own := OF_THE_SWEEP.intersection(settings):
+            raise UserError(f"{where}.{name}: {min(own)} is the sweep's own to set: leave it out")
+        if same := next((one for one, other in variants.items() if one != name and other == settings), None):
+            raise UserError(f"{where}: {name} and {same} set the same, and would be one training: leave one out")
 
 
 def check_scale(said: Any, where: str) -> None:
@@ -73,6 +91,8 @@ def check_verdict(verdict: Mapping[str, Any], where: str, axes: Mapping[str, Seq
     there: dict[str, Sequence[Any]] = {"variant": [*variants], **axes}
     for contrast in verdict["contrast"]:
         check_keys(contrast, OF_A_CONTRAST, f"{where}: contrast")
+        if contrast["of"] == contrast["less"]:
+            raise UserError(f"{where}: contrast: of and less are the same, {contrast['of']}: let them differ")
         at = contrast.get("at")
         if at is not None and at not in axes:
             raise UserError(f"{where}: contrast: at={at} is none of its axes of sampling: {among(at, [*axes])}")

@@ -222,7 +222,9 @@ def _is_current(folder: Path, asked: dict[str, Any]) -> bool:
     newer = any(not path.is_file() or path.stat().st_mtime > written for path in weights)
     try:
         there = json.loads(report.read_text(encoding="utf-8"))
-    except ValueError:  # damaged: made anew of what is kept beside it
+    except ValueError:
+        there = None
+    if not isinstance(there, dict):  # damaged: made anew of what is kept beside it
         return False
     rows = there.get("points", [])
     # weights that were missing may be there by now; a figure that was not finite will not be
@@ -232,8 +234,7 @@ def _is_current(folder: Path, asked: dict[str, Any]) -> bool:
 
 
 def _timing(source: str) -> dict[str, Any]:
-    done = RunFolder(Path(source)).done
-    return json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {}
+    return RunFolder(Path(source)).summary()
 
 
 def _version(package: str) -> str | None:

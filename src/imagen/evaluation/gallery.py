@@ -19,7 +19,7 @@ from tqdm import tqdm
 from imagen.cascade import Cascade
 from imagen.data.pixels import to_float
 from imagen.errors import UserError
-from imagen.files import atomic_write, write_json
+from imagen.files import atomic_write, read_json, write_json
 from imagen.image_grid import to_pil
 from imagen.metric.pictures import InFiles, Pictures
 from imagen.stage import GENERATE
@@ -62,7 +62,7 @@ class Gallery:
         if not path.is_file():
             write_json(path, wanted)
             return
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = read_json(path, "the same command draws on")
         if differing := [key for key in sorted(wanted) if there.get(key) != wanted[key]]:
             raise UserError(
                 f"{self.folder} holds pictures of other settings ({', '.join(differing)}): delete it, or choose "

@@ -43,7 +43,7 @@ class Ground:
         self.read: list[Weights] = []
         """What each stage says of itself; its weights are let go of, since the cascade reads them for itself."""
         self.checksums: list[str] = []
-        for weights in map(read_weights, cfg.stages):
+        for weights in map(read_weights, build.sources_of(cfg.stages)):
             self.read.append(replace(weights, state={}))
             self.checksums.append(checksum(weights.state))
         self.names = slot_names([weights.config for weights in self.read])

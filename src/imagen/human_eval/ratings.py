@@ -58,7 +58,7 @@ def read_ratings(path: Path, study: str, trials: Iterable[str]) -> Ratings:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError("is not JSON: ask for the file again") from error
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise ValueError(f"is not what the page saves ({FORMAT!r})")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from imagen.ablation.study import Point, Study
 from imagen.ablation.table import Row
+from imagen.errors import UserError
 from imagen.runs import RunFolder
 
 
@@ -41,7 +42,7 @@ def read_measured(study: Study, point: Point) -> Measured | str:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         told = report["points"]
-        done = json.loads(point.run.done.read_text(encoding="utf-8"))
+        done = point.run.summary()
         cost = {
             "parameters": parameters_of(point.run),
             "seconds": float(done["seconds"]),
@@ -57,6 +58,8 @@ def read_measured(study: Study, point: Point) -> Measured | str:
         hashes = {"reference": report.get("reference", {}).get("sha256"), "prompts": report.get("prompts_sha256")}
         common = {name: str(value) for name, value in hashes.items() if value is not None}
         return Measured(point, [_row(study, point, cost, one) for one in chosen], chosen, common)
+    except UserError as error:
+        return str(error)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{path} or what lies beside it is damaged or of another version ({error!r}): delete it"
 

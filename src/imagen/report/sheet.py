@@ -48,7 +48,7 @@ def sheets_of(study: Study, measured: Sequence[Measured]) -> tuple[list[Sheet], 
     trained = [one.point.seed for one in measured]
     seed = max(sorted(set(trained)), key=trained.count)
     own = [one for one in measured if one.point.seed == seed]
-    folders = {id(row): one.folder(row) for one in own for row in one.rows}
+    folders = {id(row): (one.folder(row), one.point.evaluation / "report.json") for one in own for row in one.rows}
     rows = [row for one in own for row in one.rows]
     sheets: list[Sheet] = []
     unseen: list[str] = []
@@ -56,9 +56,10 @@ def sheets_of(study: Study, measured: Sequence[Measured]) -> tuple[list[Sheet], 
     for at, shown in _shown(study, rows, order).items():
         galleries = {}
         for label, row in shown.items():
-            found = _gallery(folders[id(row)] / "shown", label)
+            folder, report = folders[id(row)]
+            found = _gallery(folder / "shown", label)
             if isinstance(found, str):
-                unseen.append(found)
+                unseen.append(f"{found}: delete that folder and {report}, and the sweep's command draws them again")
             elif found["pictures"]:
                 galleries[label] = found
         if galleries:
@@ -93,7 +94,7 @@ def _gallery(folder: Path, label: str) -> dict[str, Any] | str:
         files = {(one["file"], one["prompt"]): folder / one["file"] for one in said["pictures"]}
         return {"seed": int(said["seed"]), "pictures": {key: read_picture(path) for key, path in files.items()}}
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
-        return f"the pictures of {label} in {folder} cannot be shown ({error})"
+        return f"the pictures of {label} in {folder} cannot be shown ({str(error).partition(': delete it')[0]})"
 
 
 def _sheet(study: Study, at: str, seed: int, galleries: dict[str, dict[str, Any]]) -> Sheet:

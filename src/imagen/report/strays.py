@@ -32,7 +32,7 @@ def strays_of(study: Study, points: Sequence[Point]) -> Iterator[str]:
             continue
         keys = {name: _differing(own, config) for name, config in configs.items()}
         nearest = min(keys, key=lambda name: len(keys[name]))
-        if keys[nearest] and keys[nearest] != ["seed"]:
+        if any(key.rpartition(".")[2] != "seed" for key in keys[nearest]):
             more = f" and {len(keys[nearest]) - MOST} more" if len(keys[nearest]) > MOST else ""
             said = ", ".join(keys[nearest][:MOST]) + more
             yield f"{run.path} is of other settings or another version: {said} differ from {nearest}"
