@@ -264,12 +264,15 @@ def read_config(source: str | Path) -> dict[str, Any]:
     """The config of a stage, without its weights where it can be had without. Raises: UserError if it is damaged."""
     config = RunFolder(Path(source)).config
     if config.is_file():
+        remedy = "delete the file, and the copy that the weights keep is read"
         try:
             found = OmegaConf.load(config)
         except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
-            raise UserError(f"stage '{source}' is damaged: its config.yaml cannot be read as YAML") from error
+            raise UserError(f"stage '{source}' is damaged: its config.yaml is not YAML: {remedy}") from error
         if not isinstance(found, DictConfig) or "name" not in found:
-            raise UserError(f"stage '{source}' is damaged, or of another version: its config.yaml has no name")
+            raise UserError(
+                f"stage '{source}' is damaged, or of another version: its config.yaml has no name: {remedy}"
+            )
         return plain(found)
     return read_weights(source).config
 
