@@ -23,9 +23,7 @@ OF_A_PLOT = {"x": str, "y": str}
 OF_A_VERDICT = {"metric": str, "expected": str | dict, "contrast": list[dict]}
 OF_A_CONTRAST = {"of": dict, "less": dict, "at": str | None}
 
-OF_THE_SWEEP = frozenset(
-    ("seed", "name", "output_dir", "sweep", "experiment", "variant", "measure", "finished", "resume")
-)
+OF_A_POINT = {"seed", "name", "output_dir", "sweep", "experiment", "variant", "measure", "finished", "resume"}
 """Keys of ``train.py`` by which a point is found, that no variant has."""
 
 
@@ -59,7 +57,7 @@ def _check_variants(variants: Mapping[str, Mapping[str, Any]], where: str) -> No
     for name, settings in variants.items():
         if not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
             raise UserError(f"{where}: {name!r} is no name for a command line: take letters, digits and . _ + - alone")
-        if own := OF_THE_SWEEP.intersection(settings):
+        if own := OF_A_POINT.intersection(settings):
             raise UserError(f"{where}.{name}: {min(own)} is the sweep's own to set: leave it out")
         if same := next((one for one, other in variants.items() if one != name and other == settings), None):
             raise UserError(f"{where}: {name} and {same} set the same, and would be one training: leave one out")

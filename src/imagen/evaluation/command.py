@@ -25,7 +25,7 @@ from imagen.evaluation.page import write_page
 from imagen.evaluation.points import Point, points_of
 from imagen.evaluation.rows import Measuring
 from imagen.evaluation.table import write_curve, write_figures, write_table
-from imagen.files import make_folder, write_json
+from imagen.files import make_folder, read_json, write_json
 from imagen.image_grid import image_grid, save_png
 from imagen.metric.base import Enlarged, Subject
 from imagen.metric.pictures import first, repeated
@@ -221,10 +221,8 @@ def _is_current(folder: Path, asked: dict[str, Any]) -> bool:
     weights = [path if path.suffix == ".safetensors" else RunFolder(path).weights for path in paths]
     newer = any(not path.is_file() or path.stat().st_mtime > written for path in weights)
     try:
-        there = json.loads(report.read_text(encoding="utf-8"))
-    except ValueError:
-        there = None
-    if not isinstance(there, dict):  # damaged: made anew of what is kept beside it
+        there = read_json(report, "it is made anew of what is kept beside it")
+    except UserError:  # so it is, left where it lies
         return False
     rows = there.get("points", [])
     # weights that were missing may be there by now; a figure that was not finite will not be

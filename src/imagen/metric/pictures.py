@@ -86,7 +86,11 @@ class InFiles(Pictures):
 
     def batches(self, size: int) -> Iterator[UInt8[Tensor, "_ 3 h w"]]:
         for start in range(0, len(self.files), size):
-            yield torch.stack([read_picture(path) for path in self.files[start : start + size]])
+            try:
+                pictures = [read_picture(path) for path in self.files[start : start + size]]
+            except UserError as error:
+                raise UserError(f"{error}: delete it, and it is drawn again") from error
+            yield torch.stack(pictures)
 
 
 def read_picture(path: Path) -> UInt8[Tensor, "3 h w"]:
@@ -95,7 +99,7 @@ def read_picture(path: Path) -> UInt8[Tensor, "3 h w"]:
         with Image.open(path) as picture:
             pixels = np.array(picture.convert("RGB"))
     except (OSError, ValueError) as error:
-        raise UserError(f"picture {path} cannot be read ({error}): delete it, and it is drawn again") from error
+        raise UserError(f"picture {path} cannot be read ({error})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -94,7 +94,7 @@ def _gallery(folder: Path, label: str) -> dict[str, Any] | str:
         files = {(one["file"], one["prompt"]): folder / one["file"] for one in said["pictures"]}
         return {"seed": int(said["seed"]), "pictures": {key: read_picture(path) for key, path in files.items()}}
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
-        return f"the pictures of {label} in {folder} cannot be shown ({str(error).partition(': delete it')[0]})"
+        return f"the pictures of {label} in {folder} cannot be shown ({error})"
 
 
 def _sheet(study: Study, at: str, seed: int, galleries: dict[str, dict[str, Any]]) -> Sheet:

@@ -2,14 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from imagen.ablation.study import Point, Study
 from imagen.build import run_config
 from imagen.launching import flattened
-from imagen.runs import RunFolder, identity, plain
+from imagen.runs import RunFolder, identity, read_config
 
 MOST = 3
 """Keys that are named."""
@@ -26,8 +22,8 @@ def strays_of(study: Study, points: Sequence[Point]) -> Iterator[str]:
         if run.path.resolve() in expected:
             continue
         try:
-            own = flattened(identity(plain(OmegaConf.load(run.config))))  # type: ignore[arg-type]
-        except (OSError, YAMLError, OmegaConfBaseException, ValueError, KeyError):
+            own = flattened(identity(read_config(run.path)))
+        except (ValueError, KeyError):  # a UserError is one
             yield f"{run.path} has no config.yaml that can be read"
             continue
         keys = {name: _differing(own, config) for name, config in configs.items()}
